@@ -1,0 +1,226 @@
+"""Events: what is appended, what the index knows of one, and what a read returns."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from enum import IntFlag
+from typing import TYPE_CHECKING, Final, Protocol
+
+from blake3 import blake3
+
+from batpak.coordinate import Coordinate
+from batpak.errors import InvalidRequestError
+from batpak.kind import EventKind
+from batpak.payload import decode_payload
+from batpak.receipt import Place
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from batpak.payload import Payload
+
+NO_STREAM: Final = -1
+"""For ``expected_sequence``: this entity has no event yet."""
+
+MAX_SEQUENCE: Final = 2**32 - 1
+"""The highest place of an event in its entity: the formats keep it in 32 bits."""
+
+
+class EventFlags(IntFlag):
+    """Advice to readers; the store keeps the bits and never acts on them."""
+
+    REQUIRES_ACK = 1
+    TRANSACTIONAL = 2
+    REPLAY = 8
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """What the index knows of one event; no frame was read for it.
+
+    *global_sequence* is its place in the journal, *sequence* its place in its entity (both from 0); *wall_ms* is
+    the clock's reading in milliseconds since 1970, never below the one before it in the same entity.
+    """
+
+    event_id: UUID
+    coordinate: Coordinate
+    kind: EventKind
+    global_sequence: int
+    sequence: int
+    wall_ms: int
+    correlation_id: UUID
+    causation_id: UUID | None
+    flags: EventFlags
+    payload_version: int
+
+
+class Content(Protocol):
+    """The part of an event that lies in its frame; decoded when it is first asked for."""
+
+    @property
+    def timestamp_us(self) -> int: ...
+    @property
+    def raw(self) -> bytes: ...
+    @property
+    def prev_hash(self) -> bytes: ...
+    @property
+    def event_hash(self) -> bytes: ...
+    @property
+    def extensions(self) -> dict[str, object]: ...
+    def require_plain(self, event_id: UUID) -> None: ...
+
+
+class StoredEvent:
+    """One event as the journal holds it, checked when it was read.
+
+    Every attribute of `IndexEntry` is here too. The payload is decoded on first access and kept; ``raw`` is the
+    MessagePack that was stored. Two stored events are equal when their entries and their hashes are.
+    """
+
+    __slots__ = ("_content", "_content_hash", "_payload", "entry")
+
+    entry: IndexEntry
+
+    def __init__(self, entry: IndexEntry, content: Content) -> None:
+        """Join what the index and what the frame say of one event."""
+        self.entry = entry
+        self._content = content
+
+    @property
+    def event_id(self) -> UUID:
+        """The event's id; for a keyed append this is the key."""
+        return self.entry.event_id
+
+    @property
+    def coordinate(self) -> Coordinate:
+        """Where the event lives."""
+        return self.entry.coordinate
+
+    @property
+    def kind(self) -> EventKind:
+        """What kind of event it is."""
+        return self.entry.kind
+
+    @property
+    def global_sequence(self) -> int:
+        """Its place in the journal, from 0."""
+        return self.entry.global_sequence
+
+    @property
+    def sequence(self) -> int:
+        """Its place in its entity, from 0."""
+        return self.entry.sequence
+
+    @property
+    def wall_ms(self) -> int:
+        """The clock's reading in milliseconds, never below the entity's event before."""
+        return self.entry.wall_ms
+
+    @property
+    def correlation_id(self) -> UUID:
+        """What the event belongs to; its own id where the caller named nothing."""
+        return self.entry.correlation_id
+
+    @property
+    def causation_id(self) -> UUID | None:
+        """The event that caused this one."""
+        return self.entry.causation_id
+
+    @property
+    def flags(self) -> EventFlags:
+        """Advice to readers."""
+        return self.entry.flags
+
+    @property
+    def payload_version(self) -> int:
+        """The version of the payload's schema; 0 where none was given."""
+        return self.entry.payload_version
+
+    @property
+    def timestamp_us(self) -> int:
+        """The clock's raw reading at the call, in microseconds since 1970."""
+        return self._content.timestamp_us
+
+    @property
+    def prev_hash(self) -> bytes:
+        """The hash of the entity's event before this one; 32 zero bytes for the first."""
+        return self._content.prev_hash
+
+    @property
+    def event_hash(self) -> bytes:
+        """The hash that the next event of this entity links to."""
+        return self._content.event_hash
+
+    @property
+    def raw(self) -> bytes:
+        """The payload as it is stored."""
+        return self._content.raw
+
+    @property
+    def extensions(self) -> dict[str, object]:
+        """What is rare or was written by a newer version, by name."""
+        return self._content.extensions
+
+    @property
+    def content_hash(self) -> bytes:
+        """BLAKE3 of the stored payload bytes."""
+        try:
+            return self._content_hash
+        except AttributeError:
+            self._content_hash: bytes = blake3(self._content.raw).digest()
+            return self._content_hash
+
+    @property
+    def payload(self) -> Payload:
+        """The decoded payload.
+
+        Raises `EncryptedPayloadError` where the original sealed it, `PayloadError` where it is not MessagePack.
+        """
+        try:
+            return self._payload
+        except AttributeError:
+            self._content.require_plain(self.entry.event_id)
+            self._payload: Payload = decode_payload(self._content.raw)
+            return self._payload
+
+    @property
+    def place(self) -> Place:
+        """Where this event stands in the journal, for ``after=``."""
+        return Place(self.entry.global_sequence, self._content.event_hash)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare entry and hashes; the hash stands for the payload."""
+        if not isinstance(other, StoredEvent):
+            return NotImplemented
+        return (self.entry, self.event_hash, self.content_hash) == (other.entry, other.event_hash, other.content_hash)
+
+    def __hash__(self) -> int:
+        """Hash by the event's own hash."""
+        return hash(self._content.event_hash)
+
+    def __repr__(self) -> str:
+        """Say which event this is; the payload stays out of logs."""
+        entry = self.entry
+        return f"<StoredEvent {entry.global_sequence} {entry.coordinate}#{entry.sequence} {entry.event_id}>"
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """One item of a batch: the arguments of `append`, and *caused_by*, the index of an earlier item."""
+
+    coordinate: Coordinate
+    kind: EventKind
+    payload: Payload
+    _: KW_ONLY
+    expected_sequence: int | None = None
+    idempotency_key: UUID | str | None = None
+    correlation_id: UUID | None = None
+    causation_id: UUID | None = None
+    flags: EventFlags = EventFlags(0)
+    caused_by: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two causes for one event."""
+        if self.caused_by is not None and self.causation_id is not None:
+            message = "an item has caused_by or causation_id, found both"
+            raise InvalidRequestError(message)

@@ -1,0 +1,105 @@
+"""Receipts, which say where an event was written, and places, which name that point of the journal."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from batpak.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+HASH_BYTES: Final = 32
+"""The length of a BLAKE3 hash."""
+
+MAX_GLOBAL_SEQUENCE: Final = 2**64 - 1
+"""The highest place in a journal: the formats keep it in 64 bits."""
+
+# 20 digits, a dot and 43 characters of base64.
+_MAX_TOKEN_CHARACTERS: Final = 64
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """One point of a journal: a global sequence, and the hash of the event that stands there.
+
+    The hash is what tells the event from another one that was given the same sequence after a power cut.
+    ``str(place)`` is a token for URLs and headers, which `parse` takes back. Places order by their sequence.
+    Raises `InvalidRequestError` for a sequence outside 64 bits and a hash that is not 32 bytes.
+    """
+
+    global_sequence: int
+    event_hash: bytes
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a place."""
+        _check_sequence("place", "global_sequence", self.global_sequence)
+        _check_hash("place", self.event_hash)
+
+    def __str__(self) -> str:
+        """Give the token: the sequence in decimal, a dot, the hash in URL-safe base64 without padding."""
+        return f"{self.global_sequence}.{urlsafe_b64encode(self.event_hash).decode().rstrip('=')}"
+
+    @classmethod
+    def parse(cls, token: str) -> Place:
+        """Give the place whose token this is; `InvalidRequestError` for any other text."""
+        place = _parsed(token)
+        # Base64 has several spellings of the same bytes, and so has a number; only one of them is the token.
+        if place is None or str(place) != token:
+            message = "place's token: found other text, expected the str() of a Place"
+            raise InvalidRequestError(message)
+        return place
+
+
+def _parsed(token: object) -> Place | None:
+    if not isinstance(token, str) or len(token) > _MAX_TOKEN_CHARACTERS:
+        return None
+    digits, _, encoded = token.partition(".")
+    try:
+        return Place(int(digits), urlsafe_b64decode(encoded + "="))
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The proof that an event is written and visible, and where.
+
+    *sequence* is its place in its entity, *global_sequence* its place in the journal, both from 0. *durable* says
+    whether an fsync that covers it had returned when the receipt was made. *duplicate* is true when an idempotency
+    key was known already: the receipt is that of the first event and nothing was written.
+    """
+
+    event_id: UUID
+    global_sequence: int
+    sequence: int
+    event_hash: bytes
+    durable: bool
+    duplicate: bool
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot have been written."""
+        _check_sequence("receipt", "global_sequence", self.global_sequence)
+        _check_sequence("receipt", "sequence", self.sequence)
+        _check_hash("receipt", self.event_hash)
+
+    @property
+    def place(self) -> Place:
+        """Where the event stands in the journal, for ``after=``."""
+        return Place(self.global_sequence, self.event_hash)
+
+
+def _check_sequence(value: str, part: str, found: object) -> None:
+    if type(found) is not int or not 0 <= found <= MAX_GLOBAL_SEQUENCE:
+        shown = found if type(found) is int else f"a {type(found).__name__}"
+        message = f"{value}'s {part}: found {shown}, expected an int from 0 to {MAX_GLOBAL_SEQUENCE}"
+        raise InvalidRequestError(message)
+
+
+def _check_hash(value: str, found: object) -> None:
+    if type(found) is not bytes or len(found) != HASH_BYTES:
+        shown = f"{len(found)} bytes" if type(found) is bytes else f"a {type(found).__name__}"
+        message = f"{value}'s event_hash: found {shown}, expected {HASH_BYTES} bytes"
+        raise InvalidRequestError(message)

@@ -1,0 +1,142 @@
+"""Reports: what a store tells about itself, as values that can be compared, logged and sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from batpak.event import StoredEvent
+
+
+class AncestryEnd(StrEnum):
+    """Why a walk along an entity's chain ended where it did."""
+
+    GENESIS = "genesis"
+    """The last event is the first of its entity."""
+
+    LIMIT = "limit"
+    """As many events as were asked for; there are more."""
+
+    MISSING_PARENT = "missing_parent"
+    """The last event links to one that the store does not have."""
+
+    CYCLE = "cycle"
+    """The last event links to one that the walk has been at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestry:
+    """An event and those before it in its entity, newest first, and why there are no more."""
+
+    events: tuple[StoredEvent, ...]
+    end: AncestryEnd
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceGap:
+    """A place where an entity's sequences do not go up by one: *expected* is missing, *found* comes instead."""
+
+    entity: str
+    expected: int
+    found: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainReport:
+    """What a check of hashes and links has found; the ids are of the events at fault.
+
+    *content_mismatches* have a payload that is not what their hash says; *dangling_links* name a predecessor that is
+    not there. A gap may be what a compaction of the original left.
+    """
+
+    events_checked: int
+    content_mismatches: tuple[UUID, ...] = ()
+    dangling_links: tuple[UUID, ...] = ()
+    sequence_gaps: tuple[SequenceGap, ...] = ()
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing was found."""
+        return not (self.content_mismatches or self.dangling_links or self.sequence_gaps)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """How much a store holds, and how far it has come; taken at one moment.
+
+    *next_global_sequence* is what the next event will get. *visible_sequence* and *durable_sequence* are the highest
+    global sequences that reads see and that an fsync has covered, -1 where there is none. *bytes_on_disk* counts
+    segments.
+    """
+
+    events: int
+    next_global_sequence: int
+    visible_sequence: int
+    durable_sequence: int
+    segments: int
+    bytes_on_disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActorReport:
+    """What one actor has done since the store was opened; *queued* is what waits for it now."""
+
+    name: str
+    queued: int
+    handled: int
+    busy_seconds: float
+    restarts: int
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A torn end that `open` cut off a segment, and the file that holds a copy of it.
+
+    *offset* and *length* are in bytes, in the segment of that number; *digest* is the copy's BLAKE3 in hexadecimal.
+    """
+
+    file: str
+    segment: int
+    offset: int
+    length: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReport:
+    """How a store was opened, and what that cost.
+
+    *path* is "new" for an empty directory, "runs" where the index came from its files and only *tail_events* in
+    *tail_bytes* were read from segments, and "rebuild" where everything was. *phases* are names and seconds, in order;
+    *notes* say what was found and passed over.
+    """
+
+    path: Literal["new", "runs", "rebuild"]
+    runs: int
+    tail_events: int
+    tail_bytes: int
+    seconds: float
+    phases: tuple[tuple[str, float], ...] = ()
+    quarantined: tuple[Quarantined, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """All that a health check or a dashboard wants to know of a store.
+
+    *state* is "ok"; "degraded" while everything works at a cost; "failed" when no write will be accepted until the
+    store is opened again, *writer_error* saying why; "closed".
+    """
+
+    state: Literal["ok", "degraded", "failed", "closed"]
+    directory: str
+    stats: Stats
+    open_report: OpenReport
+    actors: tuple[ActorReport, ...]
+    writer_error: str | None = None
