@@ -1,0 +1,159 @@
+"""Format 2 of a frame's body: one positional MessagePack array (docs/format.md, section 3).
+
+A body is valid if and only if it is exactly one array of 15 elements of the types below and its checksum is
+CRC-32C seeded with its segment's salt. The order is fixed; what is rare or new stands in the map at the end.
+
+== ================ ====================== ============================================
+ #  field            type                   remark
+== ================ ====================== ============================================
+ 0  event id         bin 16                 a body therefore begins with ``9f c4 10``
+ 1  global sequence  uint 64
+ 2  remaining        uint 32                frames of the same batch still to come
+ 3  kind             uint 16
+ 4  entity           str
+ 5  scope            str
+ 6  sequence         uint 32
+ 7  timestamp_us     uint 63
+ 8  previous hash    bin 32 or nil          nil: the first event of its entity
+ 9  correlation id   bin 16 or nil          nil: its own id
+10  causation id     bin 16 or nil
+11  flags            uint 16                low byte the event's flags; 0x100: the id is a key
+12  payload version  uint 16
+13  payload          bin
+14  extensions       map with str keys      ``wall_ms``, ``durable``, ``lane``, ``depth``, ...
+== ================ ====================== ============================================
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgpack
+from blake3 import blake3
+from crc32c import crc32c
+
+from batpak.storage.frame import Frame, FrameError
+
+VERSION: Final = 2
+FIRST_BYTES: Final = b"\x9f\xc4\x10"
+"""How every body begins; recovery looks for these bytes behind damage."""
+
+KEY_BIT: Final = 0x100
+GENESIS: Final = bytes(32)
+_ELEMENTS: Final = 15
+_UINT16: Final = 2**16 - 1
+_UINT32: Final = 2**32 - 1
+_NO_EXTENSIONS: Final[dict[str, object]] = {}
+
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+def checksum(body: bytes | memoryview, salt: int) -> int:
+    """CRC-32C of *body*, seeded with the segment's *salt*."""
+    return crc32c(body, salt)
+
+
+def event_hash(body: bytes | memoryview) -> bytes:
+    """BLAKE3 of the whole body: id, place, kind, causes, predecessor and payload are all covered."""
+    return blake3(body).digest()
+
+
+def encode_body(frame: Frame) -> bytes:
+    """Return the body of *frame*; the only order and the only types a reader accepts."""
+    extensions = frame.extensions
+    if frame.wall_ms != frame.timestamp_us // 1000:
+        extensions = extensions | {"wall_ms": frame.wall_ms}
+    if frame.lane or frame.depth:
+        extensions = extensions | {"lane": frame.lane, "depth": frame.depth}
+    body: bytes = msgpack.packb(
+        (
+            frame.event_id,
+            frame.global_sequence,
+            frame.remaining,
+            frame.kind,
+            frame.entity,
+            frame.scope,
+            frame.sequence,
+            frame.timestamp_us,
+            None if frame.prev_hash == GENESIS else frame.prev_hash,
+            frame.correlation_id,
+            frame.causation_id,
+            frame.flags | KEY_BIT if frame.is_key else frame.flags,
+            frame.payload_version,
+            frame.payload,
+            extensions,
+        )
+    )
+    return body
+
+
+def decode_body(body: bytes | memoryview) -> Frame:
+    """Return the frame that *body* holds, with its hash; `FrameError` says what is wrong with it."""
+    fields = _unpack(body)
+    event_id, sequence, remaining, kind, entity, scope, clock, timestamp_us = fields[:8]
+    previous, correlation, causation, flags, version, payload, extensions = fields[8:]
+    _check_ids(event_id, correlation, causation, previous)
+    _check_numbers(
+        (sequence, 2**64),
+        (remaining, 2**32),
+        (kind, 2**16),
+        (clock, 2**32),
+        (timestamp_us, 2**63),
+        (flags, 2**16),
+        (version, 2**16),
+    )
+    if type(entity) is not str or type(scope) is not str or type(payload) is not bytes or type(extensions) is not dict:
+        raise FrameError("entity, scope, payload or extensions of another type")
+    wall_ms = extensions.get("wall_ms", timestamp_us // 1000)
+    lane, depth = extensions.get("lane", 0), extensions.get("depth", 0)
+    _check_numbers((wall_ms, 2**63), (lane, 2**32), (depth, 2**32))
+    return Frame(
+        event_id=event_id,
+        global_sequence=sequence,
+        remaining=remaining,
+        kind=kind,
+        entity=entity,
+        scope=scope,
+        sequence=clock,
+        timestamp_us=timestamp_us,
+        wall_ms=wall_ms,
+        prev_hash=previous or GENESIS,
+        correlation_id=correlation,
+        causation_id=causation,
+        flags=flags & 0xFF,
+        is_key=bool(flags & KEY_BIT),
+        payload_version=version,
+        payload=payload,
+        lane=lane,
+        depth=depth,
+        event_hash=blake3(body).digest(),
+        extensions=extensions or _NO_EXTENSIONS,
+        payload_size=len(payload),
+    )
+
+
+def _unpack(body: bytes | memoryview) -> list[object]:
+    """Return the fifteen elements of *body*."""
+    try:
+        fields = msgpack.unpackb(body, raw=False, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise FrameError(f"not one MessagePack value: {type(error).__name__}") from error
+    if type(fields) is not list or len(fields) != _ELEMENTS:
+        raise FrameError("not an array of 15 elements")
+    return fields
+
+
+def _check_ids(event_id: object, correlation: object, causation: object, previous: object) -> None:
+    """Refuse ids that are not 16 bytes and hashes that are not 32."""
+    for found, length in ((event_id, 16), (correlation, 16), (causation, 16), (previous, 32)):
+        if found is None and found is not event_id:
+            continue
+        if type(found) is not bytes or len(found) != length:
+            raise FrameError("an id or hash of another length or type")
+
+
+def _check_numbers(*limits: tuple[object, int]) -> None:
+    """Refuse what is not an unsigned integer below its limit."""
+    for found, limit in limits:
+        if type(found) is not int or not 0 <= found < limit:
+            raise FrameError("a number out of range")

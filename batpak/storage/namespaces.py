@@ -1,0 +1,68 @@
+"""Which namespaces of a run need postings of their own, found in one pass over its sorted entities.
+
+A namespace is what stands before a colon of an entity. Entities that begin with a namespace and its colon are
+neighbours in sorted order, so a namespace is a stretch of ranks; one with a single entity is served by that entity's
+postings. A stretch that begins earlier, or with the same entity and is shorter in name, encloses the later one.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from batpak.storage.filter import MAX_DEPTH
+
+
+class _Open:
+    """A namespace that the last entity lies in."""
+
+    __slots__ = ("first", "index", "length")
+
+    def __init__(self, length: int, first: int) -> None:
+        self.length = length
+        self.first = first
+        self.index = -1
+
+
+class Namespaces:
+    """The namespaces of at least two entities, in the order of their names; five columns."""
+
+    __slots__ = ("_last", "_open", "_rank", "depths", "ends", "firsts", "lengths")
+
+    def __init__(self) -> None:
+        """Start before the first entity."""
+        self.firsts = array("I")
+        self.ends = array("I")
+        self.lengths = array("I")
+        self.depths = array("B")
+        self._open: list[_Open] = []
+        self._last = b""
+        self._rank = 0
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    def add(self, name: bytes) -> None:
+        """Take the next entity in sorted order."""
+        still_open = self._open
+        shared = 0
+        while shared < len(still_open) and name.startswith(self._last[: still_open[shared].length]):
+            shared += 1
+        del still_open[shared:]
+        for depth, namespace in enumerate(still_open):
+            if namespace.index < 0:
+                self._keep(depth, namespace)
+            self.ends[namespace.index] = self._rank + 1
+        at = name.find(b":", still_open[-1].length if still_open else 0)
+        while at >= 0 and len(still_open) < MAX_DEPTH:
+            still_open.append(_Open(at + 1, self._rank))
+            at = name.find(b":", at + 1)
+        self._last = name
+        self._rank += 1
+
+    def _keep(self, depth: int, namespace: _Open) -> None:
+        """Give a namespace its place: it has a second entity."""
+        namespace.index = len(self.firsts)
+        self.firsts.append(namespace.first)
+        self.ends.append(0)
+        self.lengths.append(namespace.length)
+        self.depths.append(depth)

@@ -1,0 +1,104 @@
+"""Open segments: frames are read and checked here, whoever asks for them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from batpak.errors import CorruptStoreError
+from batpak.storage.frame import FRAME
+from batpak.storage.segment import file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from batpak.storage.files import Files, ReadFile
+    from batpak.storage.segment import SegmentMeta
+
+MAX_OPEN: Final = 64
+"""How many segments are kept open: descriptors are shared with the program that embeds us."""
+MAX_READ_BYTES: Final = 1024 * 1024
+"""How much one system call reads ahead."""
+
+PlaceOf = tuple[int, int, int]
+"""Segment, offset, and length of a frame."""
+
+
+class SegmentPool:
+    """The segments of one store, opened when they are needed, the least used closed first.
+
+    Each owner has its own pool: nothing in here is locked.
+    """
+
+    def __init__(self, files: Files, meta: Callable[[int], SegmentMeta]) -> None:
+        """Read from *files*; *meta* tells a segment's header."""
+        self._files = files
+        self._meta = meta
+        self._open: OrderedDict[int, ReadFile] = OrderedDict()
+
+    def load(self, places: Sequence[PlaceOf]) -> list[bytes]:
+        """Return the checked body of each place; neighbours are read together."""
+        bodies: list[bytes] = []
+        start = 0
+        while start < len(places):
+            stop = self._neighbours(places, start)
+            bodies += self._load(places[start:stop])
+            start = stop
+        return bodies
+
+    def forget(self, segments: Callable[[int], bool]) -> None:
+        """Close the segments that *segments* picks."""
+        for segment in [each for each in self._open if segments(each)]:
+            self._open.pop(segment).close()
+
+    def close(self) -> None:
+        """Close all."""
+        self.forget(lambda _: True)
+
+    def _neighbours(self, places: Sequence[PlaceOf], start: int) -> int:
+        """Return where the places that one read covers end: the same segment, ascending, without wide gaps."""
+        segment, first, length = places[start]
+        end = first + length
+        stop = start + 1
+        while stop < len(places):
+            next_segment, offset, length = places[stop]
+            if next_segment != segment or not end <= offset <= end + 4096 or offset + length - first > MAX_READ_BYTES:
+                break
+            end = offset + length
+            stop += 1
+        return stop
+
+    def _load(self, places: Sequence[PlaceOf]) -> list[bytes]:
+        """Read places that lie side by side in one segment."""
+        segment, base, _ = places[0]
+        end = places[-1][1] + places[-1][2]
+        data = self._file(segment).pread(end - base, base)
+        meta = self._meta(segment)
+        return [self._checked(meta, data, offset - base, offset, length) for _, offset, length in places]
+
+    def _checked(self, meta: SegmentMeta, data: bytes, at: int, offset: int, length: int) -> bytes:
+        """Return the body of the frame at *at* in *data*, or say what stands there."""
+        body = data[at + FRAME.size : at + length]
+        if len(body) == length - FRAME.size:
+            stored, crc = FRAME.unpack_from(data, at)
+            if stored == len(body) and meta.checksum(body) == crc:
+                return body
+        raise CorruptStoreError(
+            file=meta.name,
+            offset=offset,
+            found="bytes that are no frame" if len(body) == length - FRAME.size else "the end of the file",
+            expected=f"a frame of {length} bytes with its checksum",
+            provable="what other events hold; this one is damaged",
+        )
+
+    def _file(self, segment: int) -> ReadFile:
+        """Return the open segment."""
+        file = self._open.get(segment)
+        if file is None:
+            file = self._files.open_read(file_name(segment))
+            while len(self._open) >= MAX_OPEN:
+                self._open.popitem(last=False)[1].close()
+            self._open[segment] = file
+        else:
+            self._open.move_to_end(segment)
+        return file

@@ -1,0 +1,119 @@
+"""How a run finds a row by its id.
+
+An id is *in order* if it is no key and its first eight bytes, as a big-endian number, are greater than those of every
+earlier id of the run that is in order. Ids in order are found by fences: for each 64 rows the greatest such number
+before them, which leaves 64 rows to look at. All other ids are *listed*: sorted, with fences and a filter.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from batpak.storage import bloom
+from batpak.storage.blocks import Column
+from batpak.storage.row import ROW_BYTES
+from batpak.storage.run_format import ID_BYTES, ID_FENCE_ROWS, LISTED, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from batpak.storage.blocks import Body
+
+_READ_ENTRIES: Final = 2 * ID_FENCE_ROWS
+_ROW_LIMIT: Final = 0xFFFFFFFF
+
+
+def prefix_of(event_id: bytes) -> int:
+    """Return the number that decides about an id's order."""
+    return int.from_bytes(event_id[:8], "big")
+
+
+class RunIds:
+    """Every id of a run."""
+
+    __slots__ = ("_body", "_count", "_fences", "_filter", "_listed", "_listed_count", "_listed_fences", "_rows")
+
+    def __init__(self, body: Body, sections: Mapping[str, tuple[int, int]], count: int) -> None:
+        """Look in *sections* of *body* for the ids of *count* rows."""
+        self._body = body
+        self._count = count
+        self._rows = sections[Section.ROWS][0]
+        self._fences = Column(body, sections[Section.ID_FENCES], "Q")
+        self._listed, listed_bytes = sections[Section.LISTED]
+        self._listed_count = listed_bytes // LISTED.size
+        self._listed_fences = Column(body, sections[Section.LISTED_FENCES], "Q")
+        self._filter = sections[Section.LISTED_FILTER]
+
+    @property
+    def listed_count(self) -> int:
+        """How many ids are listed."""
+        return self._listed_count
+
+    def newest(self, event_id: bytes, bound: int) -> int | None:
+        """Return the newest row below *bound* with that id."""
+        found = max((row for row in self._near_fence(event_id) if row < bound), default=-1)
+        if bloom.may_hold(self._body, self._filter, event_id):
+            at = self._place(LISTED.pack(event_id, min(bound, _ROW_LIMIT))) - 1
+            if at >= 0:
+                listed_id, row = LISTED.unpack(self._entry(at))
+                if listed_id == event_id:
+                    found = max(found, row)
+        return None if found < 0 else found
+
+    def rows(self, event_id: bytes) -> list[int]:
+        """Return every row with that id, ascending."""
+        found = set(self._near_fence(event_id))
+        if bloom.may_hold(self._body, self._filter, event_id):
+            for at in range(self._place(LISTED.pack(event_id, 0)), self._listed_count):
+                listed_id, row = LISTED.unpack(self._entry(at))
+                if listed_id != event_id:
+                    break
+                found.add(row)
+        return sorted(found)
+
+    def listed(self) -> Iterator[bytes]:
+        """Yield the listed ids with their rows, as they are packed, ascending."""
+        for first in range(0, self._listed_count, _READ_ENTRIES):
+            yield from self._entries(first, min(self._listed_count, first + _READ_ENTRIES))
+
+    def _near_fence(self, event_id: bytes) -> list[int]:
+        """Return every row with that id among the 64 where it stands if it is in order."""
+        block = self._fences.at_least(prefix_of(event_id)) - 1
+        if block < 0:
+            return []
+        first = block * ID_FENCE_ROWS
+        last = min(self._count, first + ID_FENCE_ROWS)
+        packed = self._body.read(self._rows + first * ROW_BYTES, self._rows + last * ROW_BYTES)
+        found = []
+        at = packed.find(event_id)
+        while at >= 0:
+            if at % ROW_BYTES == 0:
+                found.append(first + at // ROW_BYTES)
+            at = packed.find(event_id, at + 1)
+        return found
+
+    def _place(self, entry: bytes) -> int:
+        """Return the first place in the list that is not less than *entry*."""
+        prefix = prefix_of(entry)
+        low = max(0, self._listed_fences.at_least(prefix) - 1) * ID_FENCE_ROWS
+        high = min(self._listed_count, self._listed_fences.above(prefix) * ID_FENCE_ROWS)
+        while high - low > _READ_ENTRIES:  # many ids with the same first eight bytes
+            middle = (low + high) // 2
+            if self._entry(middle) < entry:
+                low = middle + 1
+            else:
+                high = middle
+        entries = self._entries(low, high)
+        return low + sum(each < entry for each in entries)
+
+    def _entry(self, at: int) -> bytes:
+        start = self._listed + at * LISTED.size
+        return self._body.read(start, start + LISTED.size)
+
+    def _entries(self, first: int, last: int) -> list[bytes]:
+        start, size = self._listed, LISTED.size
+        packed = self._body.read(start + first * size, start + last * size)
+        return [packed[at : at + size] for at in range(0, len(packed), size)]
+
+
+assert LISTED.size == ID_BYTES + 4

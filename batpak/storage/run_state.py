@@ -1,0 +1,102 @@
+"""What a run carries for whoever goes on behind it: the journal's state at its end (docs/index-format.md, meta)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgpack
+
+from batpak.storage.blocks import RunError
+from batpak.storage.row import FOREIGN, KEY
+from batpak.storage.tree import Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from batpak.storage.row import Record
+
+
+DAY_MS: Final = 86_400_000
+
+
+@dataclass(slots=True)
+class RunState:
+    """The journal behind a run's last event.
+
+    *next_sequence* is the place of the event after it, *last_hash* its hash, *segment* and *offset* where its frame
+    lies. *tree* is over the hashes of the events of *segment* so far. *hidden* identifies the original's list of
+    cancelled events that the run was made with. *newest_id* is the highest id that is no key: the next is above it.
+    """
+
+    next_sequence: int
+    last_hash: bytes
+    segment: int
+    offset: int
+    tree: Tree
+    hidden: bytes
+    newest_id: bytes = b""
+
+    def pack(self) -> bytes:
+        """Return the bytes that stand in a run's meta."""
+        packed: bytes = msgpack.packb(
+            [
+                self.next_sequence,
+                self.last_hash,
+                self.segment,
+                self.offset,
+                self.tree.size,
+                self.tree.peaks,
+                self.hidden,
+                self.newest_id,
+            ]
+        )
+        return packed
+
+    @classmethod
+    def unpack(cls, data: bytes) -> RunState:
+        """Return the state that `pack` made *data* of; `RunError` for anything else."""
+        try:
+            next_sequence, last_hash, segment, offset, size, peaks, hidden, newest_id = msgpack.unpackb(data)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise RunError("a state that cannot be read") from error
+        return cls(next_sequence, last_hash, segment, offset, Tree(size, peaks), hidden, newest_id)
+
+    def copy(self) -> RunState:
+        """Return a state that goes on on its own."""
+        return RunState(
+            self.next_sequence, self.last_hash, self.segment, self.offset, self.tree.copy(), self.hidden, self.newest_id
+        )
+
+    def add(self, record: Record) -> None:
+        """Go behind one more event."""
+        if record.segment != self.segment:
+            self.segment = record.segment
+            self.tree = Tree()
+        self.tree.add(record.event_hash)
+        self.offset = record.offset
+        self.last_hash = record.event_hash
+        self.next_sequence = max(self.next_sequence, record.global_sequence + 1)
+        if record.event_id > self.newest_id and _is_made_by_a_clock(record):
+            self.newest_id = record.event_id
+
+
+def initial_state(hidden: bytes) -> RunState:
+    """Return the state before the first event."""
+    return RunState(0, bytes(32), 0, 0, Tree(), hidden)
+
+
+def state_behind(state: RunState, records: Iterable[Record]) -> RunState:
+    """Return the state behind *records* that follow *state*."""
+    state = state.copy()
+    for record in records:
+        state.add(record)
+    return state
+
+
+def _is_made_by_a_clock(record: Record) -> bool:
+    """Whether an id is no key; in format 1 a UUIDv7 at most a day ahead of its event passes for one."""
+    if not record.bits & FOREIGN:
+        return not record.bits & KEY
+    event_id = record.event_id
+    return event_id[6] >> 4 == 7 and int.from_bytes(event_id[:6], "big") <= record.wall_ms + DAY_MS

@@ -1,0 +1,87 @@
+"""Sealing: the footer that ends a segment, made from its frames."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from batpak.storage import format2
+from batpak.storage.original_footer import FooterRow, encode_footer
+from batpak.storage.scan import Batches, Found, Walk
+from batpak.storage.segment import Footer, SegmentMeta, footer_bytes
+from batpak.storage.tree import Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batpak.storage.files import Files, ReadFile, WriteFile
+
+
+def seal(file: WriteFile, meta: SegmentMeta, end: int, footer: Footer | None) -> SegmentMeta:
+    """Cut *file* at *end*, write its footer and sync; return the sealed segment.
+
+    Without a *footer*, and in format 1 always, it is made by reading the segment once more. A failed system call is
+    an `OSError`; the segment is whole all the same, and the next open seals it.
+    """
+    if meta.version != format2.VERSION:
+        data = encode_footer([_row(found) for found in committed(file, meta, end)], end)
+    else:
+        footer = footer or read_again(file, meta, end)
+        data = footer_bytes(meta, footer)
+    file.truncate(end)
+    if file.pwrite(data, end) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    file.sync()
+    return replace(meta, size=end + len(data), footer=footer)
+
+
+def seal_by_name(files: Files, meta: SegmentMeta, end: int) -> SegmentMeta:
+    """Seal a segment that nobody has open."""
+    with closing(files.open_write(meta.name)) as file:
+        return seal(file, meta, end, None)
+
+
+def committed(file: ReadFile, meta: SegmentMeta, end: int) -> Iterator[Found]:
+    """Yield the committed frames of one segment of ours: its batches never cross into another."""
+    batches = Batches()
+    for found in Walk(file, meta, meta.frames_start, end):
+        yield from batches.feed(found, meta.version)
+
+
+def read_again(file: ReadFile, meta: SegmentMeta, end: int) -> Footer:
+    """Return the footer of a format 2 segment whose frames end at *end*."""
+    tree = Tree()
+    first = last = meta.first_sequence or 0
+    last_hash = format2.GENESIS
+    for found in committed(file, meta, end):
+        if not tree.size:
+            first = found.frame.global_sequence or 0
+        last = found.frame.global_sequence or 0
+        last_hash = found.frame.event_hash
+        tree.add(last_hash)
+    return Footer(end, tree.size, first, last, last_hash, tree.root())
+
+
+def _row(found: Found) -> FooterRow:
+    """Return the row that the original keeps of one event."""
+    frame = found.frame
+    return FooterRow(
+        frame.event_id,
+        frame.entity,
+        frame.scope,
+        frame.kind,
+        frame.wall_ms,
+        frame.sequence,
+        frame.lane,
+        frame.depth,
+        frame.prev_hash,
+        frame.event_hash,
+        found.offset,
+        found.end - found.offset,
+        frame.global_sequence or 0,
+        frame.correlation_id,
+        frame.causation_id,
+    )

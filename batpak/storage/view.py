@@ -1,0 +1,181 @@
+"""What readers see: the parts of the index and how far they may look, published as one object.
+
+A view never changes. Its parts cover ascending, disjoint stretches of the journal, so an answer is put together by
+asking them one after the other. *bound* is how many rows of the last part, the tail that is being written, are
+visible; of every other part all are.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batpak.region import Region
+    from batpak.storage.row import Head, Part, Record
+
+BEFORE_ALL: Final = -1
+"""The global sequence before the first: ``after`` for reading from the beginning."""
+
+
+class View:
+    """A consistent look at the whole index."""
+
+    __slots__ = ("bound", "parts")
+
+    def __init__(self, parts: tuple[Part, ...], bound: int) -> None:
+        """Show *parts*, of the last one only *bound* rows."""
+        self.parts = parts
+        self.bound = bound
+
+    def rows(self, part: Part) -> int:
+        """How many rows of *part* are visible."""
+        return self.bound if part is self.parts[-1] else part.count
+
+    def count(self) -> int:
+        """How many events there are, hidden ones included."""
+        return sum(self.rows(part) for part in self.parts)
+
+    def last_sequence(self) -> int:
+        """The highest visible global sequence; -1 where there is none."""
+        for part in reversed(self.parts):
+            if bound := self.rows(part):
+                return part.last_sequence if bound == part.count else part.record(bound - 1).global_sequence
+        return BEFORE_ALL
+
+    def find_id(self, event_id: bytes) -> Record | None:
+        """Return the event with that id, the newest where the original repeated one."""
+        for part in reversed(self.parts):
+            row = part.find_id(event_id, self.rows(part))
+            if row is not None:
+                return part.record(row)
+        return None
+
+    def find_key(self, key: bytes) -> Record | None:
+        """The same for an idempotency key: "no" comes quickly."""
+        for part in reversed(self.parts):
+            row = part.find_key(key, self.rows(part))
+            if row is not None:
+                return part.record(row)
+        return None
+
+    def head(self, entity: str) -> Head | None:
+        """Return the newest event of *entity*, hidden ones included: what its next event links to."""
+        for part in reversed(self.parts):
+            head = part.head(entity, self.rows(part))
+            if head is not None:
+                return head
+        return None
+
+    def newest(self, entity: str) -> Record | None:
+        """Return the newest event of *entity* that a read may show."""
+        for part in reversed(self.parts):
+            row = part.newest(entity, self.rows(part))
+            if row is not None:
+                return part.record(row)
+        return None
+
+    def at(self, global_sequence: int) -> list[Record]:
+        """Return the events at exactly that place; more than one only where the original repeated a sequence."""
+        found = []
+        for part in self.parts:
+            bound = self.rows(part)
+            if bound and part.first_sequence <= global_sequence:
+                rows = range(
+                    part.row_of_sequence(global_sequence - 1, bound), part.row_of_sequence(global_sequence, bound)
+                )
+                found += [part.record(row) for row in rows]
+        return found
+
+    def select(
+        self, region: Region, after: int | None, limit: int | None, *, reverse: bool = False
+    ) -> Iterator[Record]:
+        """Yield what matches *region* strictly beyond *after* in the direction of reading, in global order.
+
+        Events of equal global sequence are never split by *limit*.
+        """
+        return _whole_sequences(self._matches(region, after, reverse=reverse), limit)
+
+    def stream(
+        self, entity: str, after_sequence: int | None, limit: int | None, *, reverse: bool = False
+    ) -> Iterator[Record]:
+        """Yield the events of exactly *entity* beyond *after_sequence* (of the entity) in the direction of reading."""
+        return islice(self._streamed(entity, after_sequence, reverse=reverse), limit)
+
+    def predecessors(self, entity: str, sequence: int) -> Iterator[Record]:
+        """Yield the events of *entity* that have that sequence, newest first."""
+        for part in reversed(self.parts):
+            for row in reversed(part.by_sequence(entity, sequence, self.rows(part))):
+                yield part.record(row)
+
+    def effects(self, event_id: bytes) -> Iterator[Record]:
+        """Yield the events that *event_id* caused, in global order."""
+        for part in self.parts:
+            for row in part.effects(event_id, self.rows(part)):
+                yield part.record(row)
+
+    def newest_until(self, wall_ms: int) -> Record | None:
+        """Return the newest event whose clock stood at or before *wall_ms*."""
+        for part in reversed(self.parts):
+            bound = self.rows(part)
+            if bound and part.min_wall <= wall_ms:
+                row = part.newest_until(wall_ms, bound)
+                if row is not None:
+                    return part.record(row)
+        return None
+
+    def _ordered(self, *, reverse: bool) -> Sequence[Part]:
+        """Return the parts in the order of reading."""
+        return self.parts[::-1] if reverse else self.parts
+
+    def _matches(self, region: Region, after: int | None, *, reverse: bool) -> Iterator[Record]:
+        """Yield the records that `select` yields, without a limit."""
+        for part in self._ordered(reverse=reverse):
+            bound = self.rows(part)
+            start, stop = 0, bound
+            if after is not None and bound:
+                if reverse:
+                    stop = part.row_of_sequence(after - 1, bound)
+                else:
+                    start = part.row_of_sequence(after, bound)
+            for row in part.match(region, start, stop, reverse=reverse) if start < stop else ():
+                yield part.record(row)
+
+    def _streamed(self, entity: str, after_sequence: int | None, *, reverse: bool) -> Iterator[Record]:
+        """Yield the records that `stream` yields, without a limit."""
+        for part in self._ordered(reverse=reverse):
+            bound = self.rows(part)
+            start, stop = self._stream_span(part, entity, after_sequence, bound, reverse=reverse)
+            for row in part.stream(entity, start, stop, reverse=reverse) if start < stop else ():
+                record = part.record(row)
+                if after_sequence is None or (
+                    record.sequence < after_sequence if reverse else record.sequence > after_sequence
+                ):
+                    yield record
+
+    def _stream_span(
+        self, part: Part, entity: str, after_sequence: int | None, bound: int, *, reverse: bool
+    ) -> tuple[int, int]:
+        """Return a span of rows that holds all that is wanted, the shorter the better."""
+        at = (
+            part.by_sequence(entity, after_sequence, bound)
+            if after_sequence is not None and after_sequence >= 0 and bound
+            else []
+        )
+        if not at:
+            return 0, bound
+        return (0, at[-1]) if reverse else (at[0] + 1, bound)
+
+
+def _whole_sequences(records: Iterator[Record], limit: int | None) -> Iterator[Record]:
+    """Yield *limit* records, and those that share the last one's global sequence."""
+    last = None
+    count = 0
+    for record in records:
+        if limit is not None and count >= limit and record.global_sequence != last:
+            return
+        last = record.global_sequence
+        count += 1
+        yield record
