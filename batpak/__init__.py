@@ -1,0 +1,118 @@
+"""batpak: an embedded, append-only event store.
+
+A newcomer's path: ``examples/quickstart.py``, ``docs/architecture.md``, ``actors/messages.py`` (all that can happen),
+``actors/writer.py`` (how an event gets its place), ``storage/frame.py`` (what stands on disk).
+
+``batpak``          values, `Store` and `ReadOnlyStore`: this module's names
+``batpak.aio``      `AsyncStore`, the same on asyncio and trio
+``batpak.actors``   the threads: commands, mailboxes, writer, index, reader
+``batpak.storage``  the bytes: segments, index files, recovery
+``batpak.testing``  a clock driven by hand, files in memory, files that fail
+"""
+
+from batpak.clock import Clock, SystemClock
+from batpak.config import RestartPolicy, StoreConfig
+from batpak.coordinate import Coordinate
+from batpak.errors import (
+    ActorFailedError,
+    BackpressureError,
+    BatpakError,
+    ConflictError,
+    CorruptStoreError,
+    EncryptedPayloadError,
+    EventNotFoundError,
+    ForkedStoreError,
+    IdempotencyConflictError,
+    InvalidConfigError,
+    InvalidCoordinateError,
+    InvalidDirectoryError,
+    InvalidKindError,
+    InvalidRegionError,
+    InvalidRequestError,
+    PayloadError,
+    ReentrantCallError,
+    ReservedKindError,
+    SequenceConflictError,
+    StalePlaceError,
+    StorageError,
+    StoreClosedError,
+    StoreLockedError,
+    TooLargeError,
+    UnsupportedFormatError,
+    UnsupportedPlatformError,
+    WriterFailedError,
+)
+from batpak.event import NO_STREAM, EventFlags, IndexEntry, NewEvent, StoredEvent
+from batpak.ids import operation_key
+from batpak.kind import EventKind
+from batpak.read_only import ReadOnlyStore
+from batpak.receipt import Place, Receipt
+from batpak.region import Region
+from batpak.reports import (
+    ActorReport,
+    Ancestry,
+    AncestryEnd,
+    ChainReport,
+    Diagnostics,
+    OpenReport,
+    Quarantined,
+    SequenceGap,
+    Stats,
+)
+from batpak.store import Store
+
+__all__ = [
+    "NO_STREAM",
+    "ActorFailedError",
+    "ActorReport",
+    "Ancestry",
+    "AncestryEnd",
+    "BackpressureError",
+    "BatpakError",
+    "ChainReport",
+    "Clock",
+    "ConflictError",
+    "Coordinate",
+    "CorruptStoreError",
+    "Diagnostics",
+    "EncryptedPayloadError",
+    "EventFlags",
+    "EventKind",
+    "EventNotFoundError",
+    "ForkedStoreError",
+    "IdempotencyConflictError",
+    "IndexEntry",
+    "InvalidConfigError",
+    "InvalidCoordinateError",
+    "InvalidDirectoryError",
+    "InvalidKindError",
+    "InvalidRegionError",
+    "InvalidRequestError",
+    "NewEvent",
+    "OpenReport",
+    "PayloadError",
+    "Place",
+    "Quarantined",
+    "ReadOnlyStore",
+    "Receipt",
+    "ReentrantCallError",
+    "Region",
+    "ReservedKindError",
+    "RestartPolicy",
+    "SequenceConflictError",
+    "SequenceGap",
+    "StalePlaceError",
+    "Stats",
+    "StorageError",
+    "Store",
+    "StoreClosedError",
+    "StoreConfig",
+    "StoreLockedError",
+    "StoredEvent",
+    "SystemClock",
+    "TooLargeError",
+    "UnsupportedFormatError",
+    "UnsupportedPlatformError",
+    "WriterFailedError",
+    "operation_key",
+]

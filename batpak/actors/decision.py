@@ -1,0 +1,356 @@
+"""What a turn of the writer will do, decided before anything is done.
+
+`Standing` is what the next event builds on; `Decision` lays the commands of one turn over it. Deciding reads and
+changes nothing, so a turn that ends here has never been.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from blake3 import blake3
+
+from batpak.actors.actor import Failure
+from batpak.errors import (
+    BatpakError,
+    IdempotencyConflictError,
+    InvalidRequestError,
+    SequenceConflictError,
+    TooLargeError,
+)
+from batpak.event import MAX_SEQUENCE, NO_STREAM
+from batpak.receipt import Receipt
+from batpak.storage import format1, format2
+from batpak.storage.frame import Frame
+from batpak.storage.row import FOREIGN, KEY, Head, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from batpak.actors.messages import Append, AppendBatch
+    from batpak.config import StoreConfig
+    from batpak.ids import IdGenerator
+    from batpak.storage.original_sidecars import IdempotencyEntry
+    from batpak.storage.view import View
+
+FRAME_OVERHEAD: Final = 8
+_EMPTY: Final[dict[str, object]] = {}
+
+DurableTag = tuple[int, int, int]
+"""Segment, offset and global sequence below which everything is durable."""
+
+
+class Standing:
+    """What the next event builds on: newest events, recent keys, the next place.
+
+    *heads* and *keys* hold what was used last; the rest is found through the index's view.
+    """
+
+    __slots__ = (
+        "evicted",
+        "format",
+        "heads",
+        "keys",
+        "last_hash",
+        "max_heads",
+        "max_keys",
+        "next_sequence",
+        "tag",
+        "told",
+        "view",
+    )
+
+    def __init__(  # noqa: PLR0913 - each is a part of what is known
+        self,
+        view: Callable[[], View],
+        *,
+        segment_format: int,
+        next_sequence: int,
+        last_hash: bytes,
+        evicted: dict[bytes, IdempotencyEntry],
+        max_heads: int,
+        max_keys: int,
+    ) -> None:
+        """Build on what *view* shows; *evicted* are keys of the original whose events are gone."""
+        self.view = view
+        self.format = segment_format
+        self.next_sequence = next_sequence
+        self.last_hash = last_hash
+        self.evicted = evicted
+        self.max_heads = max_heads
+        self.max_keys = max_keys
+        self.heads: dict[str, Head] = {}
+        self.keys: dict[bytes, tuple[Receipt, bytes]] = {}
+        self.tag: Callable[[], DurableTag | None] = lambda: None
+        self.told: DurableTag | None = None
+
+    def head(self, entity: str) -> Head | None:
+        """Return the newest event of *entity*."""
+        head = self.heads.get(entity)
+        return head if head is not None else self.view().head(entity)
+
+    def take(self, decision: Decision, records: Sequence[Record]) -> None:
+        """Build on *records* from now on; they have been published. Doing it twice changes nothing."""
+        if len(self.heads) > self.max_heads:
+            self.heads = {}
+        if len(self.keys) > self.max_keys:
+            self.keys = {}
+        for record in records:
+            self.heads[record.entity] = Head(record.sequence, record.wall_ms, record.event_hash, record.global_sequence)
+            if record.event_id in decision.keys:
+                self.keys[record.event_id] = decision.keys[record.event_id]
+        self.told = decision.tag
+        self.last_hash = records[-1].event_hash
+        self.next_sequence = records[-1].global_sequence + 1
+
+
+class Decision:
+    """The commands of one turn, laid over what stands: bodies to write and the records of the index."""
+
+    __slots__ = (
+        "_config",
+        "_heads",
+        "_ids",
+        "_next",
+        "_payload_of",
+        "_standing",
+        "bodies",
+        "bytes_needed",
+        "created_us",
+        "first_sequence",
+        "keys",
+        "records",
+        "tag",
+    )
+    # bodies and records stand side by side; a marker of format 1 is a body without a record.
+
+    def __init__(
+        self, standing: Standing, ids: IdGenerator, payload_of: Callable[[Record], bytes], config: StoreConfig
+    ) -> None:
+        """Decide on top of *standing*; *payload_of* reads a stored payload back."""
+        self._standing = standing
+        self._ids = ids
+        self._payload_of = payload_of
+        self._config = config
+        self._heads: dict[str, Head] = {}
+        self._next = standing.next_sequence
+        self.first_sequence = standing.next_sequence
+        self.tag = standing.tag()
+        self.keys: dict[bytes, tuple[Receipt, bytes]] = {}
+        self.bodies: list[bytes] = []
+        self.records: list[Record | None] = []
+        self.bytes_needed = 0
+        self.created_us = 0
+
+    def append(self, command: Append) -> Receipt | Failure:
+        """Decide one event: the key first, then the expectation, then the place."""
+        try:
+            if command.key is not None:
+                known = self._known(command.key, command)
+                if known is not None:
+                    return known
+            return self._place(command, 0, command.causation_id)
+        except BatpakError as error:
+            return Failure(error)
+
+    def batch(self, command: AppendBatch) -> list[Receipt] | Failure:
+        """Decide all items or none."""
+        before = (len(self.bodies), self._next, dict(self._heads), dict(self.keys), self.bytes_needed)
+        index = 0
+        try:
+            known = self._known_batch(command.items)
+            if known is not None:
+                return known
+            receipts: list[Receipt] = []
+            last = len(command.items) - 1
+            batch_id, timestamp_us = self._next, command.items[0].timestamp_us
+            self._begin_or_commit(format1.begin_marker(batch_id, len(command.items), timestamp_us))
+            for index, item in enumerate(command.items):  # noqa: B007 - told in the error
+                causation = item.causation_id if item.caused_by is None else receipts[item.caused_by].event_id.bytes
+                remaining = last - index if self._standing.format == format2.VERSION else 0
+                receipts.append(self._place(item, remaining, causation))
+            self._begin_or_commit(format1.commit_marker(batch_id, timestamp_us))
+        except BatpakError as error:
+            count, self._next, self._heads, self.keys, self.bytes_needed = before
+            del self.bodies[count:]
+            del self.records[count:]
+            if (
+                isinstance(error, InvalidRequestError | SequenceConflictError | IdempotencyConflictError)
+                and error.item_index is None
+            ):
+                error.item_index = index
+            return Failure(error)
+        return receipts
+
+    def _known_batch(self, items: Sequence[Append]) -> list[Receipt] | None:
+        """Return the first receipts of a keyed batch that is known; some known and some not is a conflict."""
+        if not items or items[0].key is None:
+            return None
+        known = [self._known(item.key, item) for item in items if item.key is not None]
+        receipts = [each for each in known if each is not None]
+        if not receipts:
+            return None
+        if len(receipts) < len(known):
+            index = known.index(None)
+            raise IdempotencyConflictError(
+                UUID(bytes=items[index].key), "other keys of the batch are known, this one is not", item_index=index
+            )
+        return receipts
+
+    def _known(self, key: bytes, command: Append) -> Receipt | None:
+        """Return the receipt that *key* was first answered with, as a duplicate; another content is a conflict."""
+        recent = self.keys.get(key) or self._standing.keys.get(key)
+        if recent is not None:
+            receipt, content = recent
+            if content != _content(command):
+                raise IdempotencyConflictError(UUID(bytes=key), "the first event with this key has another content")
+            return Receipt(
+                receipt.event_id,
+                receipt.global_sequence,
+                receipt.sequence,
+                receipt.event_hash,
+                durable=False,
+                duplicate=True,
+            )
+        record = self._standing.view().find_key(key)
+        if record is None:
+            return self._evicted(key, command)
+        if not record.bits & (KEY | FOREIGN):
+            raise IdempotencyConflictError(UUID(bytes=key), "it is the id of an event that was appended without a key")
+        if (record.entity, record.scope, record.kind) != (
+            command.entity,
+            command.scope,
+            command.kind,
+        ) or self._payload_of(record) != command.payload:
+            raise IdempotencyConflictError(UUID(bytes=key), "the first event with this key has another content")
+        return _receipt(record, duplicate=True)
+
+    def _evicted(self, key: bytes, command: Append) -> Receipt | None:
+        """Answer a key whose event the original compacted away."""
+        entry = self._standing.evicted.get(key)
+        if entry is None:
+            return None
+        if (entry.entity, entry.scope, entry.kind) != (
+            command.entity,
+            command.scope,
+            command.kind,
+        ) or entry.content_hash != blake3(command.payload).digest():
+            raise IdempotencyConflictError(UUID(bytes=key), "the first event with this key has another content")
+        # The original keeps no place in the entity for an event that is gone.
+        return Receipt(
+            UUID(bytes=key), entry.global_sequence, NO_STREAM, entry.content_hash, durable=True, duplicate=True
+        )
+
+    def _place(self, command: Append, remaining: int, causation: bytes | None) -> Receipt:
+        """Give one event its place, its links and its bytes."""
+        head = self._heads.get(command.entity) or self._standing.head(command.entity)
+        actual = NO_STREAM if head is None else head.sequence
+        if command.expected_sequence is not None and command.expected_sequence != actual:
+            raise SequenceConflictError(command.entity, command.expected_sequence, actual)
+        if actual >= MAX_SEQUENCE:
+            raise TooLargeError("sequence of the entity", actual + 1, MAX_SEQUENCE)
+        wall_ms = command.timestamp_us // 1000
+        if head is not None and head.wall_ms > wall_ms:
+            wall_ms = head.wall_ms
+        event_id = command.key or self._ids.next(command.timestamp_us // 1000)
+        frame = self._frame(command, event_id, head, remaining, causation, wall_ms)
+        body = self._encode(frame)
+        record = self._record(frame)
+        receipt = _receipt(record, duplicate=False)
+        self.created_us = self.created_us or command.timestamp_us
+        if command.key is not None:
+            self.keys[command.key] = (receipt, _content(command))
+        self.bytes_needed += FRAME_OVERHEAD + len(body)
+        self.bodies.append(body)
+        self.records.append(record)
+        self._heads[command.entity] = Head(record.sequence, wall_ms, record.event_hash, self._next)
+        self._next += 1
+        return receipt
+
+    def _frame(
+        self, command: Append, event_id: bytes, head: Head | None, remaining: int, causation: bytes | None, wall_ms: int
+    ) -> Frame:
+        """Return the frame of one event, all but its hash."""
+        return Frame(
+            event_id,
+            self._next,
+            remaining,
+            command.kind,
+            command.entity,
+            command.scope,
+            0 if head is None else head.sequence + 1,
+            command.timestamp_us,
+            wall_ms,
+            format2.GENESIS if head is None else head.event_hash,
+            None if command.correlation_id == event_id else command.correlation_id,
+            causation,
+            command.flags,
+            command.key is not None,
+            0,
+            command.payload,
+            extensions=self._extensions(),
+        )
+
+    def _extensions(self) -> dict[str, object]:
+        """Tell the durable position in the first frame after it moved."""
+        tag = self.tag
+        if self.bodies or tag is None or tag == self._standing.told or self._standing.format != format2.VERSION:
+            return _EMPTY
+        return {"durable": list(tag)}
+
+    def _encode(self, frame: Frame) -> bytes:
+        """Return the body of *frame* in the format that is written, and give it its hash."""
+        if self._standing.format == format2.VERSION:
+            body = format2.encode_body(frame)
+            frame.event_hash = format2.event_hash(body)
+            return body
+        frame.event_hash = format1.event_hash(frame.payload)
+        return format1.encode_body(frame)
+
+    def _begin_or_commit(self, marker: Frame) -> None:
+        """Put a marker around the items of a batch, where the format has markers."""
+        if self._standing.format != format2.VERSION:
+            body = format1.encode_body(marker)
+            self.bodies.append(body)
+            self.records.append(None)
+            self.bytes_needed += FRAME_OVERHEAD + len(body)
+
+    def _record(self, frame: Frame) -> Record:
+        """Return what the index will know; where the frame lies is filled in when that is known."""
+        bits = (KEY if frame.is_key else 0) | (FOREIGN if self._standing.format == 1 else 0)
+        return Record(
+            frame.event_id,
+            self._next,
+            frame.wall_ms,
+            0,
+            0,
+            0,
+            frame.entity,
+            frame.scope,
+            frame.sequence,
+            frame.kind,
+            0,
+            frame.flags,
+            bits,
+            frame.correlation_id,
+            frame.causation_id,
+            frame.event_hash,
+        )
+
+
+def _receipt(record: Record, *, duplicate: bool) -> Receipt:
+    """Return the receipt of the event that *record* describes."""
+    return Receipt(
+        UUID(bytes=record.event_id),
+        record.global_sequence,
+        record.sequence,
+        record.event_hash,
+        durable=False,
+        duplicate=duplicate,
+    )
+
+
+def _content(command: Append) -> bytes:
+    """Return a digest of what a retry has to repeat: coordinate, kind and payload."""
+    return blake3(f"{command.entity}\0{command.scope}\0{command.kind}\0".encode() + command.payload).digest()

@@ -1,0 +1,376 @@
+"""Who runs an actor's turns: its own thread, or, on hot paths, whoever asks.
+
+`Driver` is both of them. With *assisted* a caller who finds the actor idle and its mailbox empty takes the turn
+itself; everybody else, and everybody without it, lays an envelope into the mailbox and waits. The rules (look again
+under the turn, ring before laying, repair before choosing, answer before dropping) stand where they are kept. They
+hold against an exception at any point where the interpreter looks for one, so do not reorder them.
+"""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from threading import Lock, Thread, get_ident
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+
+from batpak.actors import WAITS_FOR
+from batpak.actors.actor import PENDING, CommandT, Failure
+from batpak.actors.mailbox import Envelope, Mailbox, ring
+from batpak.errors import ActorFailedError, BackpressureError, BatpakError, ReentrantCallError, StoreClosedError
+from batpak.log import DEBUG, ERROR, WARNING
+from batpak.reports import ActorReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from batpak.actors.actor import Actor
+    from batpak.actors.messages import Command
+    from batpak.clock import Clock
+    from batpak.config import RestartPolicy
+    from batpak.log import Log
+
+ReplyT = TypeVar("ReplyT")
+
+BACKSTOP_SECONDS: Final = 0.5
+"""How long a waiter trusts the wake-up before it looks whether the actor's thread is alive."""
+
+_EXPECTED: Final = (BatpakError, OSError, MemoryError)
+"""What a turn may raise without the actor being at fault."""
+
+
+class Driver(Generic[CommandT]):
+    """Runs one actor. *turn* is held while its state changes, and *owner* is the thread that holds it."""
+
+    def __init__(  # noqa: PLR0913 - each is a part of the machine
+        self,
+        actor: Actor[CommandT],
+        *,
+        capacity: int,
+        assisted: bool,
+        clock: Clock,
+        log: Log,
+        restart: RestartPolicy,
+        slow_seconds: float,
+    ) -> None:
+        """Prepare to run *actor*; `start` starts its thread."""
+        self.actor = actor
+        self.name = actor.name
+        self.mailbox = Mailbox(capacity)
+        self.turn = Lock()
+        self.owner = 0
+        self.busy_seconds = 0.0
+        self.handled = 0
+        self.restarts = 0
+        self._assisted = assisted
+        self._clock = clock
+        self._log = log
+        self._restart = restart
+        self._slow_seconds = slow_seconds
+        self._crashes: list[float] = []
+        self._under_way: Sequence[Envelope] = ()
+        self._forbidden: tuple[Driver[CommandT], ...] = (self,)
+        self._thread: Thread | None = None
+
+    # What callers use --------------------------------------------------------------------------------------------
+
+    def connect(self, others: Sequence[Driver[CommandT]]) -> None:
+        """Learn whose turns may not wait for this actor: a call from within one of them is refused."""
+        self._forbidden = tuple(each for each in others if self.name not in WAITS_FOR[each.name])
+
+    def ask(self, command: Command[ReplyT], max_wait_seconds: float | None = None) -> ReplyT:
+        """Have *command* run and return its answer, or raise its error.
+
+        Waits at most *max_wait_seconds* for a place in the queue (`BackpressureError`; nothing was or will be done).
+        An exception that arrives while this waits ends the waiting; the command may still run.
+        """
+        me = get_ident()
+        self.check_reentrancy(me)
+        if not self._assisted or self.mailbox.items or self.turn.locked():
+            return cast("ReplyT", self._queue(command, me, max_wait_seconds))
+        started = self._clock.monotonic()
+        with self.turn:
+            self.owner = me
+            try:
+                # Looked at again under the turn: a command that lay here before us goes first.
+                if not self.mailbox.items and not self.mailbox.closed:
+                    outcome = self._assist(cast("CommandT", command))
+                    taken = True
+                else:
+                    outcome, taken = None, False
+            finally:
+                self.owner = 0
+        if not taken:
+            return cast("ReplyT", self._queue(command, me, max_wait_seconds))
+        seconds = self._clock.monotonic() - started
+        self.handled += 1
+        self.busy_seconds += seconds
+        if seconds >= self._slow_seconds or self._log.passes(DEBUG):
+            self._tell(command, 0.0, seconds, outcome)
+        if type(outcome) is Failure:
+            raise outcome.error
+        return cast("ReplyT", outcome)
+
+    def check_reentrancy(self, me: int) -> None:
+        """Refuse a call from within a turn that may not wait for this actor, or from a log processor."""
+        for each in self._forbidden:
+            if each.owner == me or each.mailbox.guard_owner == me:
+                raise ReentrantCallError
+        emitting = self._log.emitting
+        if emitting and me in emitting:
+            raise ReentrantCallError
+
+    def within_turn(self, act: Callable[[], None]) -> None:
+        """Run *act* in a turn of the calling thread; for an actor's own thread, between commands."""
+        me = get_ident()
+        self.check_reentrancy(me)
+        with self.turn:
+            self.owner = me
+            try:
+                if self.actor.mark is not None:
+                    self._repair()
+                act()
+            finally:
+                self.owner = 0
+
+    def wake(self) -> None:
+        """Make the actor's thread look for work."""
+        ring(self.mailbox.bell)
+
+    # The threads -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the actor's thread; `RuntimeError` where the system refuses one."""
+        thread = Thread(target=self._run, name=f"batpak-{self.name}", daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def close(self) -> None:
+        """Take no more commands, answer those inside, end the thread. Idempotent."""
+        me = get_ident()
+        mailbox = self.mailbox
+        with mailbox.guard:
+            mailbox.guard_owner = me
+            try:
+                ring(mailbox.bell)
+                mailbox.closed = True
+                mailbox.wake_waiting()
+            finally:
+                mailbox.guard_owner = 0
+        thread = self._thread
+        while thread is not None and thread.is_alive():
+            ring(mailbox.bell)
+            thread.join(BACKSTOP_SECONDS)
+        self._drain()
+
+    def report(self) -> ActorReport:
+        """Return the actor's numbers."""
+        alive = self._thread is not None and self._thread.is_alive()
+        return ActorReport(self.name, len(self.mailbox.items), self.handled, self.busy_seconds, self.restarts, alive)
+
+    def _drain(self) -> None:
+        """Answer what a thread that died left behind."""
+        while self.mailbox.items:
+            self._take_turn()
+
+    def _queue(self, command: object, me: int, max_wait_seconds: float | None) -> object:
+        """Lay *command* into the mailbox and wait for its answer."""
+        context = copy_context() if self._log.passes(DEBUG) else None
+        envelope = Envelope(command, context, self._clock.monotonic())
+        self._enqueue(envelope, me, max_wait_seconds)
+        while not envelope.wait(BACKSTOP_SECONDS):
+            self._backstop()
+        return envelope.result()
+
+    def _enqueue(self, envelope: Envelope, me: int, max_wait_seconds: float | None) -> None:
+        """Lay *envelope* inside, waiting for room; typed errors where there is none in time, or never will be."""
+        mailbox = self.mailbox
+        deadline = None if max_wait_seconds is None else envelope.queued_at + max_wait_seconds
+        while True:
+            with mailbox.guard:
+                mailbox.guard_owner = me
+                try:
+                    if mailbox.closed:
+                        raise StoreClosedError
+                    room = mailbox.put_nowait(envelope)
+                finally:
+                    mailbox.guard_owner = 0
+            if room is None:
+                return
+            left = BACKSTOP_SECONDS if deadline is None else min(BACKSTOP_SECONDS, deadline - self._clock.monotonic())
+            if left <= 0:
+                raise BackpressureError(retry_after_seconds=max(self._slow_seconds, max_wait_seconds or 0.0))
+            room.acquire(timeout=left)
+            self._backstop()
+
+    def _backstop(self) -> None:
+        """Start the actor's thread if it has died, and ring; turns what nobody foresaw into a delay."""
+        thread = self._thread
+        if thread is not None and not thread.is_alive() and not self.mailbox.closed:
+            self.restarts += 1
+            self.start()
+        ring(self.mailbox.bell)
+
+    def _run(self) -> None:
+        """Be the actor's thread: take turns, do idle work, sleep; end when the mailbox is closed and empty."""
+        while True:
+            try:
+                while self._step():
+                    pass
+                return
+            except BaseException as error:  # noqa: BLE001 - the thread outlives whatever hits it; the policy counts
+                self._crashed(error)
+
+    def _step(self) -> bool:
+        """Look for work and do it, or sleep; False when there will be no more.
+
+        Looks under the guard before it sleeps, after a crash too: a bell that rang for a command is never missed.
+        """
+        mailbox = self.mailbox
+        me = get_ident()
+        with mailbox.guard:
+            mailbox.guard_owner = me
+            try:
+                waiting, closed = bool(mailbox.items), mailbox.closed
+            finally:
+                mailbox.guard_owner = 0
+        if waiting:
+            self._take_turn()
+        elif closed:
+            return False
+        else:
+            pause = self.actor.idle()
+            if pause is None:
+                mailbox.bell.acquire()
+            elif pause > 0:
+                mailbox.bell.acquire(timeout=pause)
+        return True
+
+    # Turns -------------------------------------------------------------------------------------------------------
+
+    def _assist(self, command: CommandT) -> object:
+        """Run *command* in the caller's turn; an error is repaired at once, and what is in the file counts."""
+        actor = self.actor
+        if actor.mark is not None:
+            self._repair()
+        try:
+            outcome = actor.handle(command)
+        except Exception as error:  # noqa: BLE001 - handed over as the outcome, after the repair
+            outcome = self._failed(error, 1)[0]
+        actor.mark = None
+        return outcome
+
+    def _take_turn(self) -> None:
+        """Answer a batch of what is queued, in one turn."""
+        me = get_ident()
+        started = self._clock.monotonic()
+        batch: Sequence[Envelope] = ()
+        with self.turn:
+            self.owner = me
+            try:
+                if self.actor.mark is not None:
+                    self._repair()
+                batch = self.mailbox.take()
+                if batch:
+                    self._run_batch(batch)
+                self._drop_answered(me)
+            finally:
+                self.owner = 0
+        self.handled += len(batch)
+        seconds = self._clock.monotonic() - started
+        self.busy_seconds += seconds
+        if batch and (seconds >= self._slow_seconds or self._log.passes(DEBUG)):
+            for envelope in batch:
+                self._tell_queued(envelope, started, seconds)
+
+    def _run_batch(self, batch: Sequence[Envelope]) -> None:
+        """Run the commands of *batch* as one turn and answer each."""
+        self._under_way = batch
+        try:
+            outcomes = self.actor.turn([cast("CommandT", envelope.command) for envelope in batch])
+        except Exception as error:  # noqa: BLE001 - handed over as the outcome, after the repair
+            outcomes = self._failed(error, len(batch))
+        for envelope, outcome in zip(batch, outcomes, strict=True):
+            envelope.answer(outcome)
+
+    def _drop_answered(self, me: int) -> None:
+        """Let go of what has been answered, and of the mark, in one guarded block."""
+        mailbox = self.mailbox
+        with mailbox.guard:
+            mailbox.guard_owner = me
+            try:
+                mailbox.drop_answered()
+                self._under_way = ()
+                self.actor.mark = None
+            finally:
+                mailbox.guard_owner = 0
+
+    def _repair(self) -> None:
+        """Finish or undo the turn that was cut short, and answer whoever of it still waits."""
+        try:
+            outcomes = self.actor.repair()
+        except Exception as error:  # noqa: BLE001 - whatever a repair cannot mend ends the actor
+            self.actor.give_up(error)
+            outcomes = ()
+        for envelope, outcome in zip(self._under_way, outcomes, strict=False):
+            if outcome is not PENDING:
+                envelope.answer(outcome)
+        self._drop_answered(get_ident())
+
+    def _failed(self, error: Exception, count: int) -> list[object]:
+        """Return the outcomes of a turn that raised: the truth where it was done, *error* elsewhere."""
+        actor = self.actor
+        outcomes: list[object] = []
+        if actor.mark is not None:
+            try:
+                outcomes = list(actor.repair())
+            except Exception as second:  # noqa: BLE001 - whatever a repair cannot mend ends the actor
+                actor.give_up(second)
+        if not isinstance(error, _EXPECTED):
+            self._count_crash(error)
+            failed = ActorFailedError(self.name, f"{type(error).__name__} in a turn")
+            failed.__cause__ = error
+            error = failed
+        outcomes += [PENDING] * (count - len(outcomes))
+        return [Failure(error) if outcome is PENDING else outcome for outcome in outcomes]
+
+    def _crashed(self, error: BaseException) -> None:
+        """Count an exception that ended the thread's loop, and go on if the policy allows."""
+        try:
+            if isinstance(error, Exception) and not isinstance(error, _EXPECTED):
+                self._count_crash(error)
+            self._log.emit(ERROR, "actor.interrupted", actor=self.name, error=type(error).__name__)
+        except BaseException:  # noqa: BLE001, S110 - a second interrupt; the loop goes on all the same
+            pass
+
+    def _count_crash(self, error: BaseException) -> None:
+        """Apply the restart policy to a bug in the actor."""
+        now = self._clock.monotonic()
+        within = self._restart.within_seconds
+        self._crashes = [*(at for at in self._crashes if within is None or now - at <= within), now]
+        if len(self._crashes) > self._restart.max_restarts:
+            self.actor.give_up(error)
+        else:
+            self.restarts += 1
+
+    # The log -----------------------------------------------------------------------------------------------------
+
+    def _tell(self, command: object, queued: float, seconds: float, outcome: object) -> None:
+        """Emit the line of one command."""
+        slow = seconds >= self._slow_seconds
+        self._log.emit(
+            WARNING if slow else DEBUG,
+            "actor.slow" if slow else "actor.command",
+            actor=self.name,
+            command=type(command).__name__,
+            queued_us=round(queued * 1e6),
+            run_us=round(seconds * 1e6),
+            waiting=len(self.mailbox.items),
+            outcome=type(outcome.error).__name__ if type(outcome) is Failure else "ok",
+        )
+
+    def _tell_queued(self, envelope: Envelope, started: float, seconds: float) -> None:
+        """Emit the line of a queued command in the context of whoever asked."""
+        queued = started - envelope.queued_at
+        if envelope.context is None:
+            self._tell(envelope.command, queued, seconds, envelope.outcome)
+        else:
+            envelope.context.run(self._tell, envelope.command, queued, seconds, envelope.outcome)

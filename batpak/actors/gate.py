@@ -1,0 +1,156 @@
+"""The durability gate: one fsync for all who wait for one, never in a turn.
+
+A ticket is a global sequence: *cover* returns when every event below it is on disk. First in leads; those who come
+while an fsync runs meet in the next generation, one of them leads it, and its fsync covers them all. An interrupted
+leader leaves its generation open, and the next in line leads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock, get_ident
+from typing import TYPE_CHECKING
+
+from batpak.errors import ReentrantCallError, WriterFailedError
+from batpak.log import INFO, WARNING
+from batpak.storage import watermark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batpak.clock import Clock
+    from batpak.log import Log
+    from batpak.storage.files import WriteFile
+
+SYNCED_LINE_SECONDS = 1.0
+"""At info there is at most one line about fsyncs in this many seconds."""
+
+
+@dataclass(slots=True)
+class Written:
+    """How far the journal is written: every event below *sequence*; in *file* everything below *offset*."""
+
+    file: WriteFile | None
+    segment: int
+    identity: bytes
+    offset: int
+    sequence: int
+
+
+class _Generation:
+    """Those who share one fsync."""
+
+    __slots__ = ("done", "lock")
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.done = False
+
+
+class Gate:
+    """Makes the journal durable; *durable* is the ticket up to which it is (*tag* with the place), *poison* why it never will be again.
+
+    *dirty* says that something may be written that no fsync covers, *since* when that became so (monotonic seconds).
+    """
+
+    def __init__(
+        self, written: Callable[[], Written], store_id: bytes, mark: WriteFile, count: int, clock: Clock, log: Log
+    ) -> None:
+        """Guard the journal whose end *written* tells; *mark* is the file of the durable position."""
+        self._written = written
+        self._store_id = store_id
+        self._mark = mark
+        self._count = count
+        self._clock = clock
+        self._log = log
+        self._generation = _Generation()
+        self._said_at = float("-inf")
+        self.device = Lock()
+        self.owner = 0
+        self.durable = 0
+        self.tag: tuple[int, int, int] | None = None
+        self.poison: BaseException | None = None
+        self.dirty = False
+        self.since = 0.0
+        self.syncs = 0
+        self.mark_failures = 0
+
+    def cover(self, ticket: int) -> None:
+        """Return when every event below *ticket* is on disk.
+
+        Raises `WriterFailedError` once an fsync has failed, for good: what the disk holds is not known then, and a
+        later fsync that succeeds would prove nothing about it.
+        """
+        me = get_ident()
+        if self.owner == me:
+            raise ReentrantCallError
+        while self.durable < ticket:
+            self.require_sound()
+            generation = self._generation
+            with generation.lock:
+                if not generation.done:
+                    with self.device:
+                        self.owner = me
+                        try:
+                            self._generation = _Generation()
+                            self.sync_device()
+                            generation.done = True
+                        finally:
+                            self.owner = 0
+        self._say()
+
+    def require_sound(self) -> None:
+        """Refuse when an fsync has failed."""
+        if self.poison is not None:
+            raise WriterFailedError(str(self.poison)) from self.poison
+
+    def mark_dirty(self) -> None:
+        """Note that something is about to be written."""
+        self.since = self._clock.monotonic()
+        self.dirty = True
+
+    def sync_device(self) -> None:
+        """Run one fsync over everything written; *device* is held. A failure is remembered for good."""
+        covered = False
+        self.dirty = False  # before the look at what is written: what comes later marks it again
+        try:
+            written = self._written()
+            if written.file is not None:
+                try:
+                    written.file.sync_data()
+                except OSError as error:
+                    self.poison = error
+                    raise WriterFailedError(f"fsync failed: {error.strerror}") from error
+            self.syncs += 1
+            self._remember(written)
+            if written.sequence > self.durable:
+                self.durable = written.sequence
+                self.tag = (written.segment, written.offset, written.sequence) if written.segment else None
+            covered = True
+        finally:
+            if not covered:
+                self.dirty = True
+
+    def _remember(self, written: Written) -> None:
+        """Write the durable position; a failure costs only what recovery knows."""
+        self._count += 1
+        position = watermark.DurablePosition(
+            self._store_id, self._count, written.segment, written.identity, written.offset, written.sequence
+        )
+        slot = watermark.encode(position)
+        try:
+            if self._mark.pwrite(slot, watermark.slot_offset(self._count)) != len(slot):
+                self.mark_failures += 1
+        except OSError:
+            self.mark_failures += 1
+
+    def _say(self) -> None:
+        """Emit the lines about what has been synced, outside every lock."""
+        if self._log.passes(INFO):
+            now = self._clock.monotonic()
+            if now - self._said_at >= SYNCED_LINE_SECONDS:
+                self._said_at = now
+                self._log.emit(INFO, "writer.synced", durable_sequence=self.durable - 1, syncs=self.syncs)
+        if self.mark_failures:
+            self.mark_failures = 0
+            self._log.emit(WARNING, "writer.position_not_saved", durable_sequence=self.durable - 1)

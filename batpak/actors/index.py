@@ -1,0 +1,259 @@
+"""The index: which events there are and where they lie; readers look at what it has published.
+
+The tail takes every new event in memory. When it is full it is frozen, and this actor's own thread, between turns,
+writes it out as a run and merges runs that have become neighbours of a size. Readers hold a `View`: they never wait
+for any of this. Nothing is written about events that are not durable yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, assert_never
+
+from batpak.actors.actor import Actor
+from batpak.actors.messages import Adopt, Digest, IndexCommand, Publish, Replace
+from batpak.errors import ActorFailedError, BatpakError
+from batpak.storage import run_builder
+from batpak.storage.blocks import RunError
+from batpak.storage.opening import exhaust, run_meta
+from batpak.storage.run import Run
+from batpak.storage.run_format import Cover, RunMeta
+from batpak.storage.run_state import RunState, initial_state
+from batpak.storage.tail import Tail
+from batpak.storage.tree import Tree
+from batpak.storage.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from batpak.actors.driver import Driver
+    from batpak.clock import Clock
+    from batpak.storage.files import Files
+    from batpak.storage.opening import Opened
+    from batpak.storage.recovery import Survey
+    from batpak.storage.row import Part, Record
+
+RUN_EVENTS: Final = 8192
+RUN_BYTES: Final = 4 * 1024 * 1024
+"""The tail is frozen and written out at this many events or bytes of memory, whichever comes first."""
+CLOSE_EVENTS: Final = 512
+"""A close writes the tail out if it holds at least so many events; fewer are read back faster than a file is made."""
+BUSY_SHARE: Final = 9
+"""While events come in, background work rests this many times as long as it worked."""
+RETRY_SECONDS: Final = 1.0
+"""How long background work rests after it failed."""
+HASHES_A_SLICE: Final = 64
+
+
+class Index(Actor[IndexCommand]):
+    """Answer where events lie; *view* is what readers see, replaced by one assignment."""
+
+    name = "index"
+
+    def __init__(self, files: Files, found: Survey, opened: Opened, clock: Clock, *, writable: bool) -> None:
+        """Start with what recovery found."""
+        super().__init__()
+        self._files = files
+        self._found = found
+        self._clock = clock
+        self._writable = writable
+        self.view = View((*opened.parts, opened.tail), opened.count)
+        self.cover: Callable[[int], None] | None = None
+        self.driver: Driver[IndexCommand] | None = None
+        self._job: Generator[None, None, None] | None = None
+        self._seen = opened.count
+        self._half_put = False
+        self._failed: BaseException | None = None
+        self.warnings: list[tuple[str, dict[str, object]]] = []
+
+    def handle(self, command: IndexCommand) -> object:
+        """Run one command."""
+        if self._failed is not None:
+            raise ActorFailedError(self.name, type(self._failed).__name__) from self._failed
+        match command:
+            case Publish():
+                return self._publish(command.records)
+            case Digest():
+                return self._digest(command.segment)
+            case Adopt():
+                return self._adopt(command.run, command.parts)
+            case Replace():
+                return self._replace(command.run)
+            case _:
+                assert_never(command)
+
+    def start_again(self, found: Survey, opened: Opened) -> None:
+        """Show what was opened anew in the place of everything; for a reader that follows a writer."""
+        self._found = found
+        self.view = View((*opened.parts, opened.tail), opened.count)
+
+    def give_up(self, error: BaseException) -> None:
+        """Refuse everything from now on; readers keep what they see."""
+        self._failed = error
+
+    def idle(self) -> float | None:
+        """Do a slice of writing out and merging; rests while events come in."""
+        if not self._writable or self._failed is not None or self.cover is None:
+            return None
+        self._job = self._job or self._next_job()
+        if self._job is None:
+            return None
+        started = self._clock.monotonic()
+        try:
+            next(self._job)
+        except StopIteration:
+            self._job = None
+            return 0.0
+        except (OSError, BatpakError, RunError) as error:
+            self._job = None
+            self.warnings.append(("index.not_written", {"error": type(error).__name__}))
+            return RETRY_SECONDS
+        seen, self._seen = self._seen, self.view.bound
+        return (self._clock.monotonic() - started) * BUSY_SHARE if seen != self._seen else 0.0
+
+    def write_out(self) -> None:
+        """Write what the tails hold, if it is enough; for a close, when no more events come."""
+        self._job = None
+        if self.view.bound >= CLOSE_EVENTS:
+            self._freeze()
+        while (job := self._persist_oldest()) is not None:
+            exhaust(job)
+
+    # Turns -------------------------------------------------------------------------------------------------------
+
+    def _publish(self, records: Sequence[Record]) -> None:
+        """Put *records* into the tail, then show them all at once; doing it twice changes nothing."""
+        view = self.view
+        tail, row = self._tail, view.bound
+        if self._half_put:
+            tail.cut(row)
+        self._half_put = True
+        last = view.last_sequence()
+        for record in records:
+            if record.global_sequence > last:
+                tail.put(row, record)
+                row += 1
+        if row >= RUN_EVENTS or tail.bytes_used >= RUN_BYTES:
+            self._show_and_freeze()
+        else:
+            self.view = View(view.parts, row)
+        self._half_put = False
+
+    def _show_and_freeze(self) -> None:
+        """Show all that the tail holds and go on in a new one, in one assignment."""
+        fresh = Tail(self._tail.last_sequence + 1)
+        self.view = View((*self.view.parts, fresh), 0)
+        if self.driver is not None:
+            self.driver.wake()
+
+    @property
+    def _tail(self) -> Tail:
+        """The part that takes new events."""
+        tail = self.view.parts[-1]
+        assert isinstance(tail, Tail)
+        return tail
+
+    def _freeze(self) -> None:
+        """Go on in a new tail if this one holds anything."""
+        if self.view.bound:
+            self._show_and_freeze()
+
+    def _digest(self, segment: int) -> bytes:
+        """Return the root over the hashes of a segment's events: what the last run knows, and the tails after it."""
+        state = self._state()
+        tree = state.tree.copy() if state.segment == segment else Tree()
+        for part in self.view.parts:
+            if isinstance(part, Tail):
+                for row in range(self.view.rows(part)):
+                    record = part.record(row)
+                    if record.segment == segment:
+                        tree.add(record.event_hash)
+        return tree.root()
+
+    def _adopt(self, run: Run, parts: Sequence[Part]) -> None:
+        """Show *run* in the place of *parts*."""
+        shown = list(self.view.parts)
+        at = shown.index(parts[0])
+        shown[at : at + len(parts)] = [run]
+        self.view = View(tuple(shown), self.view.bound)
+
+    def _replace(self, run: Run) -> None:
+        """Rebuild what a damaged run held; in its place stands a tail that will be written out again."""
+        if run not in self.view.parts:
+            return
+        tail = Tail(run.first_sequence)
+        for row, record in enumerate(self._found.ledger.rescan(run.meta.covers)):
+            tail.put(row, record)
+        self._adopt(tail, (run,))
+        if self._writable:
+            self._files.remove(run.name)
+        self.warnings.append(("index.rebuilt", {"run": run.name, "events": tail.count}))
+
+    # Background --------------------------------------------------------------------------------------------------
+
+    def _next_job(self) -> Generator[None, None, None] | None:
+        """Return the next piece of work: the oldest frozen tail, else neighbours to merge."""
+        return self._persist_oldest() or self._merge_some()
+
+    def _persist_oldest(self) -> Generator[None, None, None] | None:
+        """Return the job that writes out the oldest frozen tail."""
+        for at, part in enumerate(self.view.parts[:-1]):
+            if isinstance(part, Tail):
+                return self._persist(part, self._state_before(at))
+        return None
+
+    def _persist(self, tail: Tail, state: RunState) -> Generator[None, None, None]:
+        """Write *tail* out as a run, once its events are durable, and show the run in its place."""
+        assert self.cover is not None
+        self.cover(tail.last_sequence + 1)
+        records = []
+        for row in range(tail.count):
+            record = tail.record(row)
+            state.add(record)
+            records.append(record)
+            if row % HASHES_A_SLICE == 0:
+                yield
+        meta = run_meta(self._found, records, state)
+        name = yield from run_builder.build(self._files, tail, meta)
+        self._show(Run.open(self._files, name, meta.store_id), (tail,))
+
+    def _merge_some(self) -> Generator[None, None, None] | None:
+        """Return the job that merges runs of about one size, if enough of them are neighbours."""
+        runs = [part for part in self.view.parts if isinstance(part, Run)]
+        picked = run_builder.plan_merge(runs)
+        return None if picked is None else self._merge(runs[picked])
+
+    def _merge(self, runs: Sequence[Run]) -> Generator[None, None, None]:
+        """Merge *runs* into one and remove their files once it stands on disk."""
+        last = runs[-1].meta
+        covers = join_covers([cover for run in runs for cover in run.meta.covers])
+        meta = RunMeta(last.store_id, 1 + max(run.meta.generation for run in runs), covers, last.tree)
+        name = yield from run_builder.build(self._files, runs, meta)
+        self._show(Run.open(self._files, name, meta.store_id), runs)
+        for run in runs:
+            self._files.remove(run.name)
+
+    def _show(self, run: Run, parts: Sequence[Part]) -> None:
+        """Adopt *run* in a turn of this thread."""
+        assert self.driver is not None
+        self.driver.within_turn(lambda: self._adopt(run, parts))
+
+    def _state(self) -> RunState:
+        """Return the journal's state behind the last run."""
+        return self._state_before(len(self.view.parts))
+
+    def _state_before(self, at: int) -> RunState:
+        """Return the journal's state behind the last run among the first *at* parts."""
+        for part in reversed(self.view.parts[:at]):
+            if isinstance(part, Run):
+                return RunState.unpack(part.meta.tree)
+        return initial_state(self._found.hidden_digest)
+
+
+def join_covers(covers: Sequence[Cover]) -> tuple[Cover, ...]:
+    """Return *covers*, which follow one another, with those of one segment joined."""
+    joined: list[Cover] = []
+    for segment, identity, start, end, crc in covers:
+        if joined and joined[-1][0] == segment:
+            start = joined.pop()[2]
+        joined.append((segment, identity, start, end, crc))
+    return tuple(joined)

@@ -1,0 +1,224 @@
+"""The writer: gives every event its place in the journal; nothing else writes events.
+
+A turn decides first and changes nothing: the result is a plan with the bytes, the index's records, and for each
+command its outcome, ready-made, beside the offset that the file must reach for it to be true. The plan is the mark.
+Then: one positioned write, the index's columns, one assignment of the bound. Whoever finds a plan left over compares
+what lies in the file with what was to be written: what is complete is published and answered, the rest is cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, assert_never
+
+from batpak.actors.actor import PENDING, Actor, Failure
+from batpak.actors.decision import Decision, Standing
+from batpak.actors.messages import Append, AppendBatch, Flight, Publish, Rotate, WriterCommand
+from batpak.errors import BatpakError, StorageError, WriterFailedError
+from batpak.storage.segment import frame_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batpak.actors.driver import Driver
+    from batpak.actors.gate import Gate
+    from batpak.actors.journal import Journal
+    from batpak.actors.messages import IndexCommand
+    from batpak.clock import Clock
+    from batpak.config import StoreConfig
+    from batpak.ids import IdGenerator
+    from batpak.storage.row import Record
+
+MAX_HEADS: Final = 65_536
+"""How many entities' newest events stay in memory; the others are found in the index."""
+MAX_KEYS: Final = 16_384
+"""How many recently used keys stay in memory; the others are found in the index."""
+
+
+@dataclass(slots=True)
+class Unit:
+    """What is written whole or not at all: an event or a batch. After it stand *count* bodies, which reach *end*."""
+
+    outcome: object
+    count: int
+    end: int = 0
+
+
+@dataclass(slots=True)
+class Plan:
+    """One turn, decided and not yet done: *data* goes to *start*; *shape* says how many units each command has.
+
+    A number of units stands for a flight, which has an outcome for each; None for a command with one outcome.
+    """
+
+    start: int
+    data: bytes
+    decision: Decision
+    units: list[Unit]
+    shape: list[int | None]
+
+
+class Writer(Actor[WriterCommand]):
+    """Give every event its place in the journal."""
+
+    name = "writer"
+
+    def __init__(  # noqa: PLR0913 - each is a part of the machine
+        self,
+        journal: Journal,
+        index: Driver[IndexCommand],
+        standing: Standing,
+        ids: IdGenerator,
+        config: StoreConfig,
+        clock: Clock,
+    ) -> None:
+        """Write to *journal* and publish to *index*; *standing* is what the next event builds on."""
+        super().__init__()
+        self.mark: Plan | None = None
+        self.journal = journal
+        self.standing = standing
+        self.gate: Gate | None = None
+        self._index = index
+        self._ids = ids
+        self._config = config
+        self._clock = clock
+        self._failed: BaseException | None = None
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the writer refuses everything, if it does."""
+        return self._failed or (self.gate.poison if self.gate else None)
+
+    def handle(self, command: WriterCommand) -> object:
+        """Run one command as a turn of its own."""
+        outcome = self.turn((command,))[0]
+        if type(outcome) is Failure:
+            raise outcome.error
+        return outcome
+
+    def turn(self, commands: Sequence[WriterCommand]) -> list[object]:
+        """Decide all commands, write once, publish once; an outcome each."""
+        self._require_sound()
+        decision = Decision(self.standing, self._ids, self.journal.read_payload, self._config)
+        units: list[Unit] = []
+        shape: list[int | None] = []
+        for command in commands:
+            if isinstance(command, Flight):
+                units += [self._decide(decision, item) for item in command.items]
+                shape.append(len(command.items))
+            else:
+                units.append(self._decide(decision, command))
+                shape.append(None)
+        if decision.bodies:
+            self._write(decision, units, shape)
+        return _outcomes(units, shape)
+
+    def _decide(self, decision: Decision, command: Append | AppendBatch | Rotate) -> Unit:
+        """Return the outcome that *command* will have once the turn is written."""
+        match command:
+            case Append():
+                outcome: object = decision.append(command)
+            case AppendBatch():
+                outcome = decision.batch(command)
+            case Rotate():
+                outcome = self.journal.rotate(self.standing.next_sequence, self.standing.last_hash, command.created_us)
+            case _:
+                assert_never(command)
+        return Unit(outcome, len(decision.bodies))
+
+    def _write(self, decision: Decision, units: list[Unit], shape: list[int | None]) -> None:
+        """Write what was decided, publish it, and let later decisions build on it."""
+        journal = self.journal
+        journal.make_room(decision.bytes_needed, decision.first_sequence, self.standing.last_hash, decision.created_us)
+        meta, start = journal.meta, journal.end
+        offset = start
+        frames = []
+        offsets = [start]
+        for body, record in zip(decision.bodies, decision.records, strict=True):
+            frame = frame_bytes(meta, body)
+            if record is not None:
+                record.segment, record.offset, record.length = meta.segment, offset, len(frame)
+            offset += len(frame)
+            offsets.append(offset)
+            frames.append(frame)
+        for unit in units:
+            unit.end = offsets[unit.count]
+        self.mark = plan = Plan(start, b"".join(frames), decision, units, shape)
+        journal.write(plan.data, start)
+        self._publish(decision, decision.records, offset)
+
+    def _publish(self, decision: Decision, records: Sequence[Record | None], end: int) -> None:
+        """Show *records* to readers, then move the journal's end behind them: redo, never undo."""
+        events = [record for record in records if record is not None]
+        self._index.ask(Publish(events))
+        self.standing.take(decision, events)
+        self.journal.advance(end, events[-1].global_sequence + 1)
+
+    def repair(self) -> Sequence[object]:
+        """Take in what the interrupted turn wrote completely, and cut the rest."""
+        plan = self.mark
+        if plan is None:
+            return ()
+        reached = plan.start + self.journal.matching(plan.data, plan.start)
+        whole = [unit for unit in plan.units if unit.end <= reached]
+        end = max((unit.end for unit in whole), default=plan.start)
+        count = max((unit.count for unit in whole), default=0)
+        if count:
+            self._publish(plan.decision, plan.decision.records[:count], end)
+        self.journal.cut(end)
+        for unit in plan.units:
+            if unit.end > end:
+                unit.outcome = PENDING
+        return _outcomes(plan.units, plan.shape)
+
+    def give_up(self, error: BaseException) -> None:
+        """Refuse everything from now on."""
+        self._failed = error
+
+    def idle(self) -> float | None:
+        """Make durable what has waited too long; the seconds until that may be due."""
+        gate = self.gate
+        if gate is None or gate.poison is not None or gate.durable >= self.journal.sequence:
+            return None
+        if not gate.dirty:
+            gate.mark_dirty()
+        behind = self.journal.sequence - gate.durable
+        due = gate.since + self._config.sync_every_seconds - self._clock.monotonic()
+        if due <= 0 or behind * 2 >= self._config.sync_every_events:
+            try:
+                gate.cover(self.journal.sequence)
+            except BatpakError:
+                return None  # the gate remembers why; every later write is told
+            return 0.0
+        return due
+
+    def _require_sound(self) -> None:
+        """Refuse when a repair or an fsync has failed."""
+        failure = self.failure
+        if failure is not None:
+            raise WriterFailedError(f"{type(failure).__name__}: {failure}") from failure
+
+
+def _outcomes(units: list[Unit], shape: list[int | None]) -> list[object]:
+    """Return an outcome for each command: of a flight the list of its items', errors as values."""
+    outcomes: list[object] = []
+    at = 0
+    for count in shape:
+        if count is None:
+            outcomes.append(units[at].outcome)
+            at += 1
+            continue
+        items = [unit.outcome for unit in units[at : at + count]]
+        at += count
+        if count and all(item is PENDING for item in items):
+            outcomes.append(PENDING)
+        else:
+            outcomes.append([_item(item) for item in items])
+    return outcomes
+
+
+def _item(outcome: object) -> object:
+    """Return the outcome of one item of a flight; what a repair found no trace of was not written."""
+    if outcome is PENDING:
+        return StorageError("write", "the active segment", None)
+    return outcome.error if type(outcome) is Failure else outcome

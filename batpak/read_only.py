@@ -1,0 +1,158 @@
+"""`ReadOnlyStore`: every read, no lock, beside a running writer in this process or any other."""
+
+from __future__ import annotations
+
+import os
+from threading import Lock
+from typing import TYPE_CHECKING, Final, Self
+
+from batpak.actors.driver import Driver
+from batpak.actors.index import Index
+from batpak.actors.messages import Publish
+from batpak.actors.reader import Reader
+from batpak.actors.system import DriverOf
+from batpak.config import StoreConfig
+from batpak.errors import ForkedStoreError, StorageError, StoreClosedError
+from batpak.living import OPEN
+from batpak.log import Log
+from batpak.reading import Reading
+from batpak.reports import Stats
+from batpak.storage.files import RealFiles
+from batpak.storage.opening import Opened, open_parts
+from batpak.storage.pool import SegmentPool
+from batpak.storage.recovery import Survey, look_again, survey
+
+if TYPE_CHECKING:
+    from batpak.actors.messages import IndexCommand, ReaderCommand
+    from batpak.storage.files import Files
+    from batpak.storage.view import View
+
+MAX_FROZEN_TAILS: Final = 8
+"""When so many thousands of events have been taken in, the runs that the writer has made since are adopted instead."""
+
+
+class ReadOnlyStore(Reading):
+    """One journal, open for reading; it changes nothing and needs no lock.
+
+    It shows the prefix of the journal that was complete when it was opened or last refreshed. Use it in a ``with``
+    block, or call `close`.
+    """
+
+    def __init__(self, files: Files, config: StoreConfig) -> None:
+        """Open what *files* holds; use `open` instead."""
+        self._files = files
+        self._config = config
+        self._lock = Lock()
+        self._closed: type[StoreClosedError] | None = None
+        try:
+            opened = self._look()
+        except OSError as error:
+            raise StorageError("open", files.directory, error.errno) from error
+        self._index_actor = Index(files, self._found, opened, config.clock, writable=False)
+        self._reader_actor = Reader(SegmentPool(files, lambda segment: self._catalog.meta(segment)))
+        drivers = DriverOf(config, Log())
+        self._index: Driver[IndexCommand] = drivers.make(self._index_actor)
+        self._reader: Driver[ReaderCommand] = drivers.make(self._reader_actor)
+        for each in (self._index, self._reader):
+            each.connect((self._index, self._reader))
+            each.start()
+        OPEN.add(self)
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str], *, config: StoreConfig | None = None) -> Self:
+        """Open the journal in *directory* beside whoever writes to it.
+
+        Raises `InvalidDirectoryError` where there is none, `CorruptStoreError`, `UnsupportedFormatError`.
+        """
+        files = RealFiles.open(directory, create=False)
+        try:
+            return cls(files, config or StoreConfig())
+        except BaseException:
+            files.close()
+            raise
+
+    def refresh(self) -> int:
+        """Take in what has been appended since, at the cost of what came; the highest visible global sequence.
+
+        A batch is taken in whole or not at all. A damaged journal raises `CorruptStoreError`; what was visible
+        before stays so.
+        """
+        with self._lock:
+            self._view()
+            try:
+                if len(self._index_actor.view.parts) - self._runs > MAX_FROZEN_TAILS:
+                    self._take_in_all()
+                else:
+                    self._take_in_more()
+            except OSError as error:
+                raise StorageError("refresh", self._files.directory, error.errno) from error
+        return self._view().last_sequence()
+
+    def stats(self) -> Stats:
+        """Return how much the store holds, as far as it has been taken in; nothing is known to be durable."""
+        view = self._view()
+        metas = self._catalog.metas()
+        last = view.last_sequence()
+        durable = self._found.durable
+        return Stats(
+            events=view.count(),
+            next_global_sequence=last + 1,
+            visible_sequence=last,
+            durable_sequence=-1 if durable is None else min(last, durable.sequence - 1),
+            segments=len(metas),
+            bytes_on_disk=sum(self._files.size(meta.name) for meta in metas),
+        )
+
+    def close(self) -> None:
+        """Let go of the files. Idempotent; every later call raises `StoreClosedError`."""
+        with self._lock:
+            if self._closed is not None:
+                return
+            self._closed = StoreClosedError
+            OPEN.discard(self)
+            self._index.close()
+            self._reader.close()
+            self._reader_actor.close()
+            self._files.close()
+
+    def forget_parent(self) -> None:
+        """In a forked child: this copy is dead."""
+        self._closed = ForkedStoreError
+        self._files.abandon()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ReadOnlyStore {self._files.directory!r} {'open' if self._closed is None else 'closed'}>"
+
+    def _view(self) -> View:
+        """Return what has been taken in."""
+        if self._closed is not None:
+            raise self._closed
+        return self._index_actor.view
+
+    def _look(self) -> Opened:
+        """Open the index as it stands on disk now."""
+        found = survey(self._files, lambda: bytes(16))
+        opened = open_parts(self._files, found, writable=False)
+        self._found: Survey = found
+        self._catalog = found.catalog
+        self._runs = len(opened.parts)
+        self._scan = opened.scan
+        return opened
+
+    def _take_in_all(self) -> None:
+        """Adopt the runs that the writer has made since, in the place of what was kept in memory."""
+        opened = self._look()
+        self._index.within_turn(lambda: self._index_actor.start_again(self._found, opened))
+
+    def _take_in_more(self) -> None:
+        """Scan what stands behind the last event."""
+        look_again(self._files, self._found)
+        self._scan = scan = self._scan.behind_it()
+        for group in scan.groups():
+            self._index.ask(Publish(group))

@@ -1,0 +1,284 @@
+"""Everything that can be read from a store, whoever may write to it.
+
+`Store` and `ReadOnlyStore` share this. A call takes one view of the index and keeps it, so it sees one bound and
+never half a batch, and no call waits behind a commit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Final, TypeVar
+from uuid import UUID
+
+from batpak.actors.messages import Load, Replace
+from batpak.coordinate import Coordinate
+from batpak.errors import CorruptStoreError, EventNotFoundError, InvalidRequestError, StalePlaceError
+from batpak.event import EventFlags, IndexEntry, StoredEvent
+from batpak.graph import causes, effects, walk_ancestors
+from batpak.kind import EventKind
+from batpak.receipt import Place
+from batpak.region import Region
+from batpak.storage.run_tables import BadBlockError
+from batpak.storage.content import FrameContent
+from batpak.storage.row import HIDDEN
+from batpak.verify import verify_chain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from batpak.actors.driver import Driver
+    from batpak.actors.messages import IndexCommand, ReaderCommand
+    from batpak.reports import Ancestry, ChainReport
+    from batpak.storage.catalog import Catalog
+    from batpak.storage.row import Record
+    from batpak.storage.view import View
+
+T = TypeVar("T")
+
+EVERYTHING: Final = Region()
+READ_AHEAD: Final = 256
+"""How many events `read` loads at a time; the first block is smaller, for those who want one page."""
+FIRST_BLOCK: Final = 16
+MAX_ANCESTORS: Final = 10_000
+"""How far `walk_ancestors` goes unless it is told otherwise."""
+MAX_REBUILDS: Final = 8
+"""How many damaged index files one call rebuilds before it gives up."""
+
+
+class Reading(ABC):
+    """The reads of a store."""
+
+    _index: Driver[IndexCommand]
+    _reader: Driver[ReaderCommand]
+    _catalog: Catalog
+
+    @abstractmethod
+    def _view(self) -> View:
+        """Return what is visible now; raises `StoreClosedError` when nothing is any more."""
+
+    # One event ---------------------------------------------------------------------------------------------------
+
+    def get(self, event_id: UUID) -> StoredEvent:
+        """Read one event; `EventNotFoundError` if there is none, `CorruptStoreError` if its bytes are damaged."""
+        return self.load_records([self._find(event_id)])[0]
+
+    def get_many(self, event_ids: Sequence[UUID]) -> list[StoredEvent]:
+        """Read events in the order asked; `EventNotFoundError` names the first that is not there."""
+        return self.load_records([self._find(event_id) for event_id in event_ids])
+
+    def latest(self, entity: str) -> IndexEntry | None:
+        """Return the newest event of exactly *entity*; its ``sequence`` is what ``expected_sequence`` wants."""
+        record = self._ask_view(lambda view: view.newest(entity))
+        return None if record is None else entry_of(record)
+
+    def place_at(self, moment: datetime) -> Place | None:
+        """Return the place of the newest event at or before *moment*, for ``after=``; None before the first event.
+
+        *moment* has a zone; times are compared in milliseconds.
+        """
+        if not isinstance(moment, datetime) or moment.tzinfo is None:
+            raise InvalidRequestError("moment: found no datetime with a zone, expected one")
+        wall_ms = (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000
+        record = self._ask_view(lambda view: view.newest_until(int(wall_ms // 1)))
+        return None if record is None else self.load_records([record])[0].place
+
+    # Many events -------------------------------------------------------------------------------------------------
+
+    def query(
+        self, region: Region, *, after: int | Place | None = None, limit: int | None = None, reverse: bool = False
+    ) -> list[IndexEntry]:
+        """List what the index knows of the events in *region*, in global order; no frame is read.
+
+        *after* is exclusive, in the direction of reading: a global sequence, or a place, whose hash is compared
+        (`StalePlaceError`). Events that share a global sequence (only the original made such) come together, so a
+        page may be longer than *limit*. *limit* 0 gives nothing.
+        """
+        _require_region(region)
+        after, limit = self._after(after), _limit(limit)
+        return self._ask_view(
+            lambda view: [entry_of(record) for record in view.select(region, after, limit, reverse=reverse)]
+        )
+
+    def read(
+        self,
+        region: Region = EVERYTHING,
+        *,
+        after: int | Place | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[StoredEvent]:
+        """Iterate over the events in *region*, in global order; payloads are read ahead in blocks.
+
+        Arguments as for `query`. What is appended during the iteration is not in it. A damaged frame raises
+        `CorruptStoreError` when the iteration reaches its block.
+        """
+        _require_region(region)
+        after, limit = self._after(after), _limit(limit)
+        view = self._view()
+        return self._events(self._guarded(view, lambda: view.select(region, after, limit, reverse=reverse)))
+
+    def by_scope(self, scope: str) -> list[IndexEntry]:
+        """List the events of one scope."""
+        return self.query(Region(scope=scope))
+
+    def by_fact(self, kind: EventKind) -> list[IndexEntry]:
+        """List the events of one kind."""
+        return self.query(Region(kind=kind))
+
+    def stream(
+        self, entity: str, *, after_sequence: int | None = None, limit: int | None = None, reverse: bool = False
+    ) -> list[IndexEntry]:
+        """List the events of exactly *entity*, in its own order; *after_sequence* is exclusive."""
+        limit = _limit(limit)
+        return self._ask_view(
+            lambda view: [entry_of(record) for record in view.stream(entity, after_sequence, limit, reverse=reverse)]
+        )
+
+    def read_stream(
+        self, entity: str, *, after_sequence: int | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Iterator[StoredEvent]:
+        """Iterate over the events of exactly *entity*, with payloads; arguments as for `stream`."""
+        limit = _limit(limit)
+        view = self._view()
+        return self._events(self._guarded(view, lambda: view.stream(entity, after_sequence, limit, reverse=reverse)))
+
+    # The graph ---------------------------------------------------------------------------------------------------
+
+    def walk_ancestors(self, event_id: UUID, *, limit: int | None = None) -> Ancestry:
+        """Walk an entity's chain backwards from an event, which comes first; at most *limit* (default 10,000)."""
+        limit = MAX_ANCESTORS if limit is None else _limit(limit)
+        return self._ask_view(lambda view: walk_ancestors(self, view, self.get(event_id), limit))
+
+    def causes(self, event_id: UUID, *, depth: int = 1, limit: int = 1000) -> list[StoredEvent]:
+        """Return what caused an event, *depth* steps back, nearest first; a cause that is not here is left out."""
+        return self._ask_view(lambda view: self.load_records(causes(view, self._find(event_id), depth, limit)))
+
+    def effects(self, event_id: UUID, *, depth: int = 1, limit: int = 1000) -> list[StoredEvent]:
+        """Return what an event caused, *depth* steps on, breadth first, each event once."""
+        return self._ask_view(lambda view: self.load_records(effects(view, self._find(event_id), depth, limit)))
+
+    def verify_chain(
+        self, region: Region = EVERYTHING, *, progress: Callable[[int, int], None] | None = None
+    ) -> ChainReport:
+        """Recompute every hash and link of the events in *region*, hidden ones too; the report says what is wrong.
+
+        A frame whose checksum is wrong raises `CorruptStoreError`. *progress* is called with events done and events
+        there are in all.
+        """
+        _require_region(region)
+        view = self._view()
+        return verify_chain(self, view, region, progress)
+
+    # What the parts share ----------------------------------------------------------------------------------------
+
+    def _find(self, event_id: UUID) -> Record:
+        """Return the row of an event that a read may show."""
+        if not isinstance(event_id, UUID):
+            raise InvalidRequestError(f"event_id: found {type(event_id).__name__}, expected UUID")
+        record = self._ask_view(lambda view: view.find_id(event_id.bytes))
+        if record is None or record.bits & HIDDEN:
+            raise EventNotFoundError(event_id)
+        return record
+
+    def load_records(self, records: Sequence[Record]) -> list[StoredEvent]:
+        """Read the frames of *records*, checked against the index."""
+        contents = self.load_contents(records)
+        return [StoredEvent(entry_of(record), content) for record, content in zip(records, contents, strict=True)]
+
+    def load_contents(self, records: Sequence[Record]) -> list[FrameContent]:
+        """Read frames and make sure that each is the one that the index speaks of."""
+        bodies = self._reader.ask(Load([(record.segment, record.offset, record.length) for record in records]))
+        contents = []
+        for record, body in zip(records, bodies, strict=True):
+            content = FrameContent(body, self._catalog.meta(record.segment).version)
+            if not content.is_of(record.event_id):
+                raise CorruptStoreError(
+                    self._catalog.meta(record.segment).name,
+                    record.offset,
+                    "the frame of another event",
+                    f"event {UUID(bytes=record.event_id)}",
+                    "every other event",
+                )
+            contents.append(content)
+        return contents
+
+    def _events(self, records: Iterator[Record]) -> Iterator[StoredEvent]:
+        """Load *records* block by block."""
+        size = FIRST_BLOCK
+        while block := list(islice(records, size)):
+            yield from self.load_records(block)
+            size = READ_AHEAD
+
+    def _ask_view(self, answer: Callable[[View], T]) -> T:
+        """Answer from the current view; a damaged index file is rebuilt first."""
+        for _ in range(MAX_REBUILDS):
+            try:
+                return answer(self._view())
+            except BadBlockError as error:
+                self._index.ask(Replace(error.run))
+        return answer(self._view())
+
+    def _guarded(self, view: View, records: Callable[[], Iterator[Record]]) -> Iterator[Record]:
+        """Yield *records* of *view*; where its files turn out damaged, go on in a rebuilt view at the same place."""
+        given = 0
+        bound = view.last_sequence()
+        try:
+            for record in records():
+                given += 1
+                yield record
+        except BadBlockError as error:
+            self._index.ask(Replace(error.run))
+        else:
+            return
+        view.parts, view.bound = (fresh := self._view()).parts, fresh.bound
+        for record in islice(self._guarded(view, records), given, None):
+            if record.global_sequence <= bound:
+                yield record
+
+    def _after(self, after: int | Place | None) -> int | None:
+        """Return the global sequence that *after* means; a place is compared with what stands there now."""
+        if after is None:
+            return None
+        if isinstance(after, Place):
+            records = self._ask_view(lambda view: view.at(after.global_sequence))
+            found = [event.place for event in self.load_records(records)]
+            if after not in found:
+                raise StalePlaceError(after, found[0] if found else None)
+            return after.global_sequence
+        if isinstance(after, bool) or not isinstance(after, int):
+            raise InvalidRequestError(f"after: found {type(after).__name__}, expected int or Place")
+        return after
+
+
+def entry_of(record: Record) -> IndexEntry:
+    """Return the public form of a row."""
+    event_id = UUID(bytes=record.event_id)
+    correlation = record.correlation_id
+    causation = record.causation_id
+    return IndexEntry(
+        event_id,
+        Coordinate(record.entity, record.scope),
+        EventKind.from_value(record.kind),
+        record.global_sequence,
+        record.sequence,
+        record.wall_ms,
+        event_id if correlation is None else UUID(bytes=correlation),
+        None if causation is None else UUID(bytes=causation),
+        EventFlags(record.flags),
+        record.payload_version,
+    )
+
+
+def _limit(limit: int | None) -> int | None:
+    """Check a limit."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise InvalidRequestError(f"limit: found {limit!r}, expected None or an int from 0")
+    return limit
+
+
+def _require_region(region: Region) -> None:
+    """Refuse what is no region: a string is meant as one often enough."""
+    if not isinstance(region, Region):
+        raise InvalidRequestError(f"region: found {type(region).__name__}, expected Region")

@@ -1,0 +1,204 @@
+"""From what users type to commands: every argument is checked here, before anything is queued."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from batpak.actors.messages import Append, AppendBatch
+from batpak.coordinate import Coordinate
+from batpak.errors import InvalidRequestError, ReservedKindError, TooLargeError
+from batpak.event import MAX_SEQUENCE, NO_STREAM, EventFlags, IndexEntry, NewEvent, StoredEvent
+from batpak.ids import operation_key
+from batpak.kind import EventKind
+from batpak.payload import encode_payload
+from batpak.receipt import Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batpak.clock import Clock
+    from batpak.config import StoreConfig
+    from batpak.payload import Payload
+
+KEY_DOMAIN: Final = "batpak.key"
+"""The domain of `operation_key` for a key that was given as text."""
+MAX_FLAGS: Final = 0xFF
+MAX_TIMESTAMP_US: Final = 2**48 * 1000
+"""Ids keep milliseconds since 1970 in 48 bits."""
+
+
+class Requests:
+    """Makes the commands of one store."""
+
+    __slots__ = ("_clock", "_config", "_max_payload_bytes")
+
+    def __init__(self, config: StoreConfig) -> None:
+        """Check against the limits of *config* and read its clock."""
+        self._config = config
+        self._clock: Clock = config.clock
+        self._max_payload_bytes = config.max_payload_bytes
+
+    def append(  # noqa: PLR0913 - the arguments of an append
+        self,
+        coordinate: Coordinate,
+        kind: EventKind,
+        payload: Payload,
+        expected_sequence: int | None,
+        idempotency_key: UUID | str | None,
+        correlation_id: UUID | None,
+        causation_id: UUID | None,
+        flags: EventFlags,
+    ) -> Append:
+        """Return the command that appends one event; `InvalidRequestError` says which argument is wrong."""
+        if type(coordinate) is not Coordinate:
+            raise _wrong("coordinate", coordinate, "Coordinate")
+        if type(kind) is not EventKind:
+            raise _wrong("kind", kind, "EventKind")
+        if kind.is_reserved:
+            raise ReservedKindError(kind)
+        raw = encode_payload(payload)
+        if len(raw) > self._max_payload_bytes:
+            raise TooLargeError("payload", len(raw), self._max_payload_bytes)
+        return Append(
+            coordinate.entity,
+            coordinate.scope,
+            kind.value,
+            raw,
+            self.now_us(),
+            None if expected_sequence is None else _expected(expected_sequence),
+            None if idempotency_key is None else _key(idempotency_key),
+            None if correlation_id is None else _id("correlation_id", correlation_id),
+            None if causation_id is None else _id("causation_id", causation_id),
+            0 if not flags else _flags(flags),
+        )
+
+    def batch(self, items: Sequence[NewEvent]) -> AppendBatch:
+        """Return the command that appends *items* together; errors carry the item's index."""
+        items = list(items)
+        if len(items) > self._config.max_batch_events:
+            raise TooLargeError("events in a batch", len(items), self._config.max_batch_events)
+        now_us = self.now_us()
+        commands = []
+        size = 0
+        for index, item in enumerate(items):
+            try:
+                command = self._item(item, index)
+            except InvalidRequestError as error:
+                error.item_index = index
+                raise
+            command.timestamp_us = now_us  # type: ignore[misc] # one reading for all, before anybody sees the command
+            commands.append(command)
+            size += len(command.payload)
+        if size > self._config.max_batch_bytes:
+            raise TooLargeError("bytes of payloads in a batch", size, self._config.max_batch_bytes)
+        _check_keys(commands)
+        return AppendBatch(commands)
+
+    def now_us(self) -> int:
+        """Read the clock; a time that no id can hold is refused."""
+        now_us = self._clock.now_us()
+        if not 0 <= now_us < MAX_TIMESTAMP_US:
+            raise InvalidRequestError(f"clock: found {now_us} us since 1970, expected 0 to {MAX_TIMESTAMP_US - 1}")
+        return now_us
+
+    def _item(self, item: NewEvent, index: int) -> Append:
+        """Return the command of one item of a batch."""
+        if not isinstance(item, NewEvent):
+            raise _wrong("item", item, "NewEvent")
+        caused_by = item.caused_by
+        if caused_by is not None and (
+            isinstance(caused_by, bool) or not isinstance(caused_by, int) or not 0 <= caused_by < index
+        ):
+            raise InvalidRequestError(
+                f"caused_by: found {caused_by!r}, expected the index of an earlier item, below {index}"
+            )
+        command = self.append(
+            item.coordinate,
+            item.kind,
+            item.payload,
+            item.expected_sequence,
+            item.idempotency_key,
+            item.correlation_id,
+            item.causation_id,
+            item.flags,
+        )
+        command.caused_by = caused_by  # type: ignore[misc] # not yet anybody else's
+        return command
+
+
+def cause_ids(cause: StoredEvent | IndexEntry | Receipt, correlation: bytes | None) -> tuple[UUID, UUID]:
+    """Return correlation and causation of a reaction to *cause*; a receipt does not know its *correlation*."""
+    if isinstance(cause, StoredEvent | IndexEntry):
+        return cause.correlation_id, cause.event_id
+    if isinstance(cause, Receipt):
+        return cause.event_id if correlation is None else UUID(bytes=correlation), cause.event_id
+    raise _wrong("cause", cause, "StoredEvent, IndexEntry or Receipt")
+
+
+def check_wait(max_wait_seconds: float | None) -> None:
+    """Refuse what is no time to wait."""
+    if max_wait_seconds is None:
+        return
+    if isinstance(max_wait_seconds, bool) or not isinstance(max_wait_seconds, int | float) or not max_wait_seconds >= 0:
+        raise InvalidRequestError(f"max_wait_seconds: found {max_wait_seconds!r}, expected None or seconds from 0")
+
+
+def check_durable(durable: bool | None) -> None:  # noqa: FBT001 - checks the argument of that name
+    """Refuse what is neither a bool nor None: an expectation passed in its place would be lost."""
+    if durable is not None and type(durable) is not bool:
+        raise _wrong("durable", durable, "bool or None")
+
+
+def _check_keys(commands: Sequence[Append]) -> None:
+    """Refuse a batch that is keyed in part, or uses one key twice."""
+    keys = [command.key for command in commands]
+    if None not in keys:
+        seen: set[bytes | None] = set()
+        for index, key in enumerate(keys):
+            if key in seen:
+                raise InvalidRequestError(
+                    "idempotency_key: found the key of an earlier item, expected another", item_index=index
+                )
+            seen.add(key)
+    elif any(key is not None for key in keys):
+        raise InvalidRequestError(
+            "idempotency_key: found items with and without, expected all or none", item_index=keys.index(None)
+        )
+
+
+def _expected(found: int) -> int:
+    """Check an expected sequence."""
+    if isinstance(found, bool) or not isinstance(found, int) or not NO_STREAM <= found <= MAX_SEQUENCE:
+        raise InvalidRequestError(
+            f"expected_sequence: found {found!r}, expected NO_STREAM or an int from 0 to {MAX_SEQUENCE}"
+        )
+    return found
+
+
+def _key(found: UUID | str) -> bytes:
+    """Return the id that a key gives its event."""
+    if isinstance(found, UUID):
+        return found.bytes
+    if isinstance(found, str) and found:
+        return operation_key(KEY_DOMAIN, found).bytes
+    raise _wrong("idempotency_key", found, "UUID or text")
+
+
+def _id(name: str, found: UUID) -> bytes:
+    """Return the bytes of an id."""
+    if isinstance(found, UUID):
+        return found.bytes
+    raise _wrong(name, found, "UUID")
+
+
+def _flags(found: EventFlags) -> int:
+    """Check flags."""
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= MAX_FLAGS:
+        raise _wrong("flags", found, "EventFlags")
+    return int(found)
+
+
+def _wrong(name: str, found: object, expected: str) -> InvalidRequestError:
+    """Return the refusal of an argument of another type."""
+    return InvalidRequestError(f"{name}: found {type(found).__name__}, expected {expected}")

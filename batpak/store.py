@@ -1,0 +1,418 @@
+"""`Store`: the synchronous front door. A call becomes a command, the answer comes back."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from threading import Lock, get_ident
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
+
+from batpak.actors.messages import Append, AppendBatch, Flight, Replace
+from batpak.actors.system import System
+from batpak.config import StoreConfig
+from batpak.errors import (
+    BatpakError,
+    CorruptStoreError,
+    ForkedStoreError,
+    ReentrantCallError,
+    StorageError,
+    StoreClosedError,
+)
+from batpak.event import EventFlags, IndexEntry, NewEvent, StoredEvent
+from batpak.living import OPEN
+from batpak.log import INFO, WARNING, Log
+from batpak.reading import MAX_REBUILDS, Reading
+from batpak.receipt import Receipt
+from batpak.reports import Diagnostics, OpenReport, Stats
+from batpak.request import Requests, cause_ids, check_durable, check_wait
+from batpak.storage.run_tables import BadBlockError
+from batpak.storage.files import RealFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from batpak.actors.driver import Driver
+    from batpak.actors.messages import Command
+    from batpak.actors.system import DriverOf
+    from batpak.coordinate import Coordinate
+    from batpak.kind import EventKind
+    from batpak.payload import Payload
+    from batpak.read_only import ReadOnlyStore
+    from batpak.storage.files import Files
+    from batpak.storage.view import View
+
+T = TypeVar("T")
+
+
+class Store(Reading):
+    """One journal, open for reading and writing; safe to use from any number of threads.
+
+    Use it in a ``with`` block, or call `close`. A store that is still open when the interpreter ends is closed then,
+    with a `ResourceWarning`; one whose process is killed loses nothing that has a receipt.
+    """
+
+    def __init__(self, files: Files, config: StoreConfig, driver: DriverOf | None = None) -> None:
+        """Open what *files* holds; use `open` instead."""
+        self._files = files
+        self._log = Log()
+        self._closing = Lock()
+        self._close_asked = False
+        self._closed: type[StoreClosedError] | None = None
+        self._durable_by_default = config.durable
+        self._config = config
+        self._requests = Requests(config)
+        files.lock()
+        try:
+            self._system = system = System(files, config, self._log, driver)
+        except OSError as error:
+            files.unlock()
+            raise StorageError("open", files.directory, error.errno) from error
+        except BaseException:
+            files.unlock()
+            raise
+        self._catalog = system.found.catalog
+        self._index = system.index_driver
+        self._reader = system.reader_driver
+        self._writer = system.writer_driver
+        self._gate = system.gate
+        OPEN.add(self)
+        self._say_opened()
+
+    # Opening and closing -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str], *, config: StoreConfig | None = None) -> Self:
+        """Open the journal in *directory*, which is created (0700) if it is not there, and become its one writer.
+
+        Recovers from whatever a crash left: a torn end that was never durable is copied to ``quarantine/`` and cut.
+        Raises `StoreLockedError` (another process writes), `InvalidDirectoryError`, `CorruptStoreError` (durable
+        bytes are damaged or missing), `UnsupportedFormatError` (newer software wrote it), `InvalidConfigError`.
+        """
+        config = config or StoreConfig()
+        files = RealFiles.open(directory, create=True)
+        try:
+            store = cls(files, config)
+        except BaseException:
+            files.close()
+            raise
+        try:
+            store._verify_as_configured()  # noqa: SLF001 - our own
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @staticmethod
+    def open_read_only(directory: str | os.PathLike[str], *, config: StoreConfig | None = None) -> ReadOnlyStore:
+        """Open the journal in *directory* for reading, without a lock, beside a running writer too."""
+        from batpak.read_only import ReadOnlyStore  # noqa: PLC0415 - it builds on this module's reads
+
+        return ReadOnlyStore.open(directory, config=config)
+
+    def close(self) -> None:
+        """Answer what is queued, make everything durable, write what the next open needs. Idempotent.
+
+        Called from within a turn of the same thread, as a signal handler may, it happens at the end of that turn.
+        Raises `WriterFailedError` or `StorageError` where the disk refuses; the store is closed all the same.
+        """
+        if self._inside():
+            self._close_asked = True
+            return
+        with self._closing:
+            if self._closed is not None:
+                return
+            self._closed = StoreClosedError
+            OPEN.discard(self)
+            try:
+                self._system.close()
+            finally:
+                self._last_stats = self._stats_of(self._system.index.view)
+                self._files.close()
+        self._log.emit(INFO, "store.close", directory=self._files.directory, events=self._last_stats.events)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", StoreClosedError) is None:
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "open" if self._closed is None else "closed"
+        return f"<Store {self._files.directory!r} {state}>"
+
+    # Writing -----------------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        coordinate: Coordinate,
+        kind: EventKind,
+        payload: Payload,
+        *,
+        expected_sequence: int | None = None,
+        idempotency_key: UUID | str | None = None,
+        correlation_id: UUID | None = None,
+        causation_id: UUID | None = None,
+        flags: EventFlags = EventFlags(0),  # noqa: B008 - a constant
+        durable: bool | None = None,
+        max_wait_seconds: float | None = None,
+    ) -> Receipt:
+        """Append one event; the receipt means that it is written and can be read.
+
+        *expected_sequence* is the sequence of the entity's newest event, or `NO_STREAM`; anything else raises
+        `SequenceConflictError`. An *idempotency_key* that is known is answered with the first receipt, and nothing
+        is written; with another coordinate, kind or payload it raises `IdempotencyConflictError`. With *durable*
+        the receipt means as well that an fsync has covered it. *max_wait_seconds* is how long to wait for a place
+        in the queue: passed, `BackpressureError`, and nothing was or will be written.
+
+        A kill after the receipt loses nothing; a power cut what no fsync has covered. An exception that interrupts
+        the call leaves the outcome open: only a key makes a retry safe. A `StorageError` means that the event was
+        not written, a `WriterFailedError` that the store takes no more writes until it is opened again.
+        """
+        command = self._requests.append(
+            coordinate, kind, payload, expected_sequence, idempotency_key, correlation_id, causation_id, flags
+        )
+        check_durable(durable)
+        receipt = self._write(command, max_wait_seconds)
+        return self._covered(receipt) if (self._durable_by_default if durable is None else durable) else receipt
+
+    def append_reaction(
+        self,
+        coordinate: Coordinate,
+        kind: EventKind,
+        payload: Payload,
+        *,
+        cause: StoredEvent | IndexEntry | Receipt,
+        expected_sequence: int | None = None,
+        idempotency_key: UUID | str | None = None,
+        flags: EventFlags = EventFlags(0),  # noqa: B008 - a constant
+        durable: bool | None = None,
+        max_wait_seconds: float | None = None,
+    ) -> Receipt:
+        """Append what *cause* led to: its correlation is taken over, and its id becomes the causation.
+
+        Everything else as for `append`.
+        """
+        known = self._find(cause.event_id).correlation_id if isinstance(cause, Receipt) else None
+        correlation, causation = cause_ids(cause, known)
+        return self.append(
+            coordinate,
+            kind,
+            payload,
+            expected_sequence=expected_sequence,
+            idempotency_key=idempotency_key,
+            correlation_id=correlation,
+            causation_id=causation,
+            flags=flags,
+            durable=durable,
+            max_wait_seconds=max_wait_seconds,
+        )
+
+    def append_batch(
+        self, items: Sequence[NewEvent], *, durable: bool | None = None, max_wait_seconds: float | None = None
+    ) -> list[Receipt]:
+        """Append all *items* or none: for every reader, and across any crash. An empty batch gives no receipts.
+
+        Keys: all items or none. All known: the first receipts; some known: `IdempotencyConflictError`. An item's
+        ``expected_sequence`` counts what stands before it in the batch. Errors carry ``item_index``.
+        Everything else as for `append`.
+        """
+        command = self._requests.batch(items)
+        check_durable(durable)
+        if not command.items:
+            return []
+        receipts = self._write(command, max_wait_seconds)
+        if self._durable_by_default if durable is None else durable:
+            self._cover(max(receipt.global_sequence for receipt in receipts) + 1)
+            return [_durable(receipt) for receipt in receipts]
+        return receipts
+
+    def sync(self) -> int:
+        """Make everything that has been accepted durable; the highest durable global sequence, -1 for none."""
+        self._require_open()
+        self._cover(self._system.writer.journal.sequence)
+        return self._gate.durable - 1
+
+    def _append_flight(self, items: Sequence[Append], durables: Sequence[bool]) -> list[Receipt | Exception]:
+        """Append items that travel together, each for itself; for the asynchronous facade."""
+        outcomes = self._write(Flight(items), None)
+        wanted = [
+            outcome.global_sequence
+            for outcome, durable in zip(outcomes, durables, strict=True)
+            if durable and isinstance(outcome, Receipt)
+        ]
+        if not wanted:
+            return outcomes
+        try:
+            self._cover(max(wanted) + 1)
+        except BatpakError as error:
+            return [
+                error if durable and isinstance(outcome, Receipt) else outcome
+                for outcome, durable in zip(outcomes, durables, strict=True)
+            ]
+        return [
+            _durable(outcome) if durable and isinstance(outcome, Receipt) else outcome
+            for outcome, durable in zip(outcomes, durables, strict=True)
+        ]
+
+    # What operators see ------------------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Return how much the store holds and how far it has come."""
+        return self._stats_of(self._view())
+
+    def _stats_of(self, view: View) -> Stats:
+        """Return the figures of *view*."""
+        files = self._files
+        metas = self._catalog.metas()
+        return Stats(
+            events=view.count(),
+            next_global_sequence=self._system.writer.journal.sequence,
+            visible_sequence=view.last_sequence(),
+            durable_sequence=self._gate.durable - 1,
+            segments=len(metas),
+            bytes_on_disk=sum(files.size(meta.name) for meta in metas),
+        )
+
+    def diagnostics(self) -> Diagnostics:
+        """Return all that a health check or a dashboard wants to know; works on a closed store too."""
+        return self._diagnose()
+
+    def _diagnose(self) -> Diagnostics:
+        """Return the diagnostics."""
+        system = self._system
+        failure = system.writer.failure
+        state: Literal["ok", "degraded", "failed", "closed"] = "ok"
+        if self._closed is not None:
+            state = "closed"
+        elif failure is not None:
+            state = "failed"
+        elif any(each.restarts for each in system.drivers):
+            state = "degraded"
+        return Diagnostics(
+            state=state,
+            directory=self._files.directory,
+            stats=self.stats() if self._closed is None else self._last_stats,
+            open_report=system.report,
+            actors=tuple(each.report() for each in system.drivers),
+            writer_error=None if failure is None else str(failure),
+        )
+
+    # Inside ------------------------------------------------------------------------------------------------------
+
+    def _write(self, command: Command[T], max_wait_seconds: float | None) -> T:
+        """Have the writer run *command*, rebuild what it finds damaged in the index, keep the durability promises."""
+        check_wait(max_wait_seconds)
+        gate = self._gate
+        try:
+            for _ in range(MAX_REBUILDS):
+                self._require_open()
+                if not gate.dirty:
+                    self._wake_for_sync()
+                try:
+                    answer = self._writer.ask(command, max_wait_seconds)
+                    break
+                except BadBlockError as error:
+                    self._index.ask(Replace(error.run))
+            else:
+                raise CorruptStoreError(
+                    "index", None, "index files that are damaged again and again", "one rebuild to help"
+                )
+            behind = self._system.writer.journal.sequence - gate.durable
+            if not gate.dirty or behind * 2 == self._config.sync_every_events:
+                self._wake_for_sync()
+            if behind >= self._config.sync_every_events:
+                self._cover(self._system.writer.journal.sequence)
+        finally:
+            if self._close_asked:
+                self.close()
+        return answer
+
+    def _wake_for_sync(self) -> None:
+        """Tell the writer's thread that something will have to be synced."""
+        if not self._gate.dirty:
+            self._gate.mark_dirty()
+        self._writer.wake()
+
+    def _covered(self, receipt: Receipt) -> Receipt:
+        """Wait for an fsync that covers *receipt*."""
+        self._cover(receipt.global_sequence + 1)
+        return _durable(receipt)
+
+    def _cover(self, ticket: int) -> None:
+        """Wait until everything below *ticket* is durable."""
+        self._gate.cover(ticket)
+
+    def _view(self) -> View:
+        """Return what is visible now."""
+        if self._closed is not None:
+            raise self._closed
+        return self._system.index.view
+
+    def _require_open(self) -> None:
+        """Refuse when the store is closed, or is a forked child's copy."""
+        if self._closed is not None:
+            raise self._closed
+
+    def _inside(self) -> bool:
+        """Whether the calling thread is in a turn of one of our actors, or emits one of our log lines."""
+        me = get_ident()
+        if me in self._log.emitting or self._gate.owner == me:
+            return True
+        return any(each.owner == me or each.mailbox.guard_owner == me for each in self._system.drivers)
+
+    def _verify_as_configured(self) -> None:
+        """Read the whole store if the configuration asks for it."""
+        wanted = self._config.verify_on_open
+        if wanted == "recovery":
+            return
+        report = self.verify_chain()
+        if wanted == "chain" and not report.intact:
+            raise CorruptStoreError(
+                self._files.directory,
+                None,
+                f"{len(report.content_mismatches)} wrong hashes, {len(report.dangling_links)} dangling links, {len(report.sequence_gaps)} gaps",
+                "an intact chain",
+                "every frame has its checksum",
+            )
+
+    def _say_opened(self) -> None:
+        """Emit the lines about how the store was opened."""
+        report: OpenReport = self._system.report
+        for each in report.quarantined:
+            self._log.emit(
+                WARNING, "recovery.cut", segment=each.segment, offset=each.offset, bytes=each.length, copy=each.file
+            )
+        for note in report.notes:
+            self._log.emit(WARNING, "recovery.note", note=note)
+        self._log.emit(
+            INFO,
+            "store.open",
+            directory=self._files.directory,
+            path=report.path,
+            runs=report.runs,
+            tail_events=report.tail_events,
+            milliseconds=round(report.seconds * 1000, 1),
+        )
+
+    def forget_parent(self) -> None:
+        """In a forked child: this copy is dead, and the parent's lock stays the parent's."""
+        self._closed = ForkedStoreError
+        self._files.abandon()
+
+
+def _durable(receipt: Receipt) -> Receipt:
+    """Return *receipt* as one that an fsync has covered."""
+    return Receipt(
+        receipt.event_id,
+        receipt.global_sequence,
+        receipt.sequence,
+        receipt.event_hash,
+        durable=True,
+        duplicate=receipt.duplicate,
+    )
