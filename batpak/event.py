@@ -34,6 +34,9 @@ class EventFlags(IntFlag):
     REPLAY = 8
 
 
+NO_FLAGS: Final = EventFlags(0)
+
+
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
     """What the index knows of one event; no frame was read for it.
@@ -58,16 +61,27 @@ class Content(Protocol):
     """The part of an event that lies in its frame; decoded when it is first asked for."""
 
     @property
-    def timestamp_us(self) -> int: ...
+    def timestamp_us(self) -> int:
+        """The clock's raw reading."""
+
     @property
-    def raw(self) -> bytes: ...
+    def raw(self) -> bytes:
+        """The payload as it is stored."""
+
     @property
-    def prev_hash(self) -> bytes: ...
+    def prev_hash(self) -> bytes:
+        """The predecessor's hash."""
+
     @property
-    def event_hash(self) -> bytes: ...
+    def event_hash(self) -> bytes:
+        """The event's own hash."""
+
     @property
-    def extensions(self) -> dict[str, object]: ...
-    def require_plain(self, event_id: UUID) -> None: ...
+    def extensions(self) -> dict[str, object]:
+        """What is rare, by name."""
+
+    def require_plain(self, event_id: UUID) -> None:
+        """Refuse a payload that is sealed."""
 
 
 class StoredEvent:
@@ -216,7 +230,7 @@ class NewEvent:
     idempotency_key: UUID | str | None = None
     correlation_id: UUID | None = None
     causation_id: UUID | None = None
-    flags: EventFlags = EventFlags(0)
+    flags: EventFlags = NO_FLAGS
     caused_by: int | None = None
 
     def __post_init__(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from batpak.errors import InvalidRequestError
 from batpak.reports import Ancestry, AncestryEnd
+from batpak.request import check_count
 from batpak.storage.format2 import GENESIS
 from batpak.storage.row import HIDDEN
 
@@ -68,8 +68,7 @@ def effects(view: View, record: Record, depth: int, limit: int) -> list[Record]:
 def _breadth_first(start: Record, step: Callable[[Record], Iterable[Record]], depth: int, limit: int) -> list[Record]:
     """Return what *step* leads to from *start*, each event once, without *start* itself."""
     for name, value in (("depth", depth), ("limit", limit)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InvalidRequestError(f"{name}: found {value!r}, expected an int from 0")
+        check_count(name, value)
     seen = {start.event_id}
     found: list[Record] = []
     waiting = deque([(start, 0)])

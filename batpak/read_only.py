@@ -25,6 +25,7 @@ from batpak.storage.recovery import Survey, look_again, survey
 if TYPE_CHECKING:
     from batpak.actors.messages import IndexCommand, ReaderCommand
     from batpak.storage.files import Files
+    from batpak.storage.segment import SegmentMeta
     from batpak.storage.view import View
 
 MAX_FROZEN_TAILS: Final = 8
@@ -49,7 +50,7 @@ class ReadOnlyStore(Reading):
         except OSError as error:
             raise StorageError("open", files.directory, error.errno) from error
         self._index_actor = Index(files, self._found, opened, config.clock, writable=False)
-        self._reader_actor = Reader(SegmentPool(files, lambda segment: self._catalog.meta(segment)))
+        self._reader_actor = Reader(SegmentPool(files, self._meta))
         drivers = DriverOf(config, Log())
         self._index: Driver[IndexCommand] = drivers.make(self._index_actor)
         self._reader: Driver[ReaderCommand] = drivers.make(self._reader_actor)
@@ -134,6 +135,10 @@ class ReadOnlyStore(Reading):
         if self._closed is not None:
             raise self._closed
         return self._index_actor.view
+
+    def _meta(self, segment: int) -> SegmentMeta:
+        """Return a segment as it was when it was last looked at."""
+        return self._catalog.meta(segment)
 
     def _look(self) -> Opened:
         """Open the index as it stands on disk now."""

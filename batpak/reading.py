@@ -20,9 +20,11 @@ from batpak.graph import causes, effects, walk_ancestors
 from batpak.kind import EventKind
 from batpak.receipt import Place
 from batpak.region import Region
-from batpak.storage.run_tables import BadBlockError
+from batpak.request import check_count
 from batpak.storage.content import FrameContent
 from batpak.storage.row import HIDDEN
+from batpak.storage.run import Run
+from batpak.storage.run_tables import BadBlockError
 from batpak.verify import verify_chain
 
 if TYPE_CHECKING:
@@ -217,8 +219,14 @@ class Reading(ABC):
             try:
                 return answer(self._view())
             except BadBlockError as error:
-                self._index.ask(Replace(error.run))
+                self._rebuild(error)
         return answer(self._view())
+
+    def _rebuild(self, error: BadBlockError) -> None:
+        """Have the index rebuild the run in which *error* found a damaged block."""
+        if not isinstance(error.run, Run):
+            raise CorruptStoreError("index", None, str(error), "a run that is in use") from error
+        self._index.ask(Replace(error.run))
 
     def _guarded(self, view: View, records: Callable[[], Iterator[Record]]) -> Iterator[Record]:
         """Yield *records* of *view*; where its files turn out damaged, go on in a rebuilt view at the same place."""
@@ -229,7 +237,7 @@ class Reading(ABC):
                 given += 1
                 yield record
         except BadBlockError as error:
-            self._index.ask(Replace(error.run))
+            self._rebuild(error)
         else:
             return
         view.parts, view.bound = (fresh := self._view()).parts, fresh.bound
@@ -273,9 +281,7 @@ def entry_of(record: Record) -> IndexEntry:
 
 def _limit(limit: int | None) -> int | None:
     """Check a limit."""
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise InvalidRequestError(f"limit: found {limit!r}, expected None or an int from 0")
-    return limit
+    return None if limit is None else check_count("limit", limit)
 
 
 def _require_region(region: Region) -> None:

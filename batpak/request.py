@@ -39,7 +39,7 @@ class Requests:
         self._clock: Clock = config.clock
         self._max_payload_bytes = config.max_payload_bytes
 
-    def append(  # noqa: PLR0913 - the arguments of an append
+    def append(
         self,
         coordinate: Coordinate,
         kind: EventKind,
@@ -107,11 +107,9 @@ class Requests:
         if not isinstance(item, NewEvent):
             raise _wrong("item", item, "NewEvent")
         caused_by = item.caused_by
-        if caused_by is not None and (
-            isinstance(caused_by, bool) or not isinstance(caused_by, int) or not 0 <= caused_by < index
-        ):
+        if caused_by is not None and check_count("caused_by", caused_by) >= index:
             raise InvalidRequestError(
-                f"caused_by: found {caused_by!r}, expected the index of an earlier item, below {index}"
+                f"caused_by: found {caused_by}, expected the index of an earlier item, below {index}"
             )
         command = self.append(
             item.coordinate,
@@ -136,12 +134,17 @@ def cause_ids(cause: StoredEvent | IndexEntry | Receipt, correlation: bytes | No
     raise _wrong("cause", cause, "StoredEvent, IndexEntry or Receipt")
 
 
-def check_wait(max_wait_seconds: float | None) -> None:
+def check_wait(found: object) -> None:
     """Refuse what is no time to wait."""
-    if max_wait_seconds is None:
-        return
-    if isinstance(max_wait_seconds, bool) or not isinstance(max_wait_seconds, int | float) or not max_wait_seconds >= 0:
-        raise InvalidRequestError(f"max_wait_seconds: found {max_wait_seconds!r}, expected None or seconds from 0")
+    if found is not None and not (type(found) in {int, float} and isinstance(found, int | float) and found >= 0):
+        raise InvalidRequestError(f"max_wait_seconds: found {found!r}, expected None or seconds from 0")
+
+
+def check_count(name: str, found: object) -> int:
+    """Return *found* if it is an int from 0."""
+    if type(found) is int and found >= 0:
+        return found
+    raise InvalidRequestError(f"{name}: found {found!r}, expected an int from 0")
 
 
 def check_durable(durable: bool | None) -> None:  # noqa: FBT001 - checks the argument of that name
@@ -167,16 +170,16 @@ def _check_keys(commands: Sequence[Append]) -> None:
         )
 
 
-def _expected(found: int) -> int:
+def _expected(found: object) -> int:
     """Check an expected sequence."""
-    if isinstance(found, bool) or not isinstance(found, int) or not NO_STREAM <= found <= MAX_SEQUENCE:
+    if type(found) is not int or not NO_STREAM <= found <= MAX_SEQUENCE:
         raise InvalidRequestError(
             f"expected_sequence: found {found!r}, expected NO_STREAM or an int from 0 to {MAX_SEQUENCE}"
         )
     return found
 
 
-def _key(found: UUID | str) -> bytes:
+def _key(found: object) -> bytes:
     """Return the id that a key gives its event."""
     if isinstance(found, UUID):
         return found.bytes
@@ -185,14 +188,14 @@ def _key(found: UUID | str) -> bytes:
     raise _wrong("idempotency_key", found, "UUID or text")
 
 
-def _id(name: str, found: UUID) -> bytes:
+def _id(name: str, found: object) -> bytes:
     """Return the bytes of an id."""
     if isinstance(found, UUID):
         return found.bytes
     raise _wrong(name, found, "UUID")
 
 
-def _flags(found: EventFlags) -> int:
+def _flags(found: object) -> int:
     """Check flags."""
     if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= MAX_FLAGS:
         raise _wrong("flags", found, "EventFlags")

@@ -7,32 +7,30 @@ import warnings
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
-from batpak.actors.messages import Append, AppendBatch, Flight, Replace
+from batpak.actors.messages import Append, Flight
 from batpak.actors.system import System
 from batpak.config import StoreConfig
 from batpak.errors import (
     BatpakError,
     CorruptStoreError,
     ForkedStoreError,
-    ReentrantCallError,
     StorageError,
     StoreClosedError,
 )
-from batpak.event import EventFlags, IndexEntry, NewEvent, StoredEvent
+from batpak.event import NO_FLAGS, EventFlags, IndexEntry, NewEvent, StoredEvent
 from batpak.living import OPEN
 from batpak.log import INFO, WARNING, Log
 from batpak.reading import MAX_REBUILDS, Reading
 from batpak.receipt import Receipt
 from batpak.reports import Diagnostics, OpenReport, Stats
 from batpak.request import Requests, cause_ids, check_durable, check_wait
-from batpak.storage.run_tables import BadBlockError
 from batpak.storage.files import RealFiles
+from batpak.storage.run_tables import BadBlockError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from batpak.actors.driver import Driver
     from batpak.actors.messages import Command
     from batpak.actors.system import DriverOf
     from batpak.coordinate import Coordinate
@@ -97,7 +95,7 @@ class Store(Reading):
             files.close()
             raise
         try:
-            store._verify_as_configured()  # noqa: SLF001 - our own
+            store._verify_as_configured()
         except BaseException:
             store.close()
             raise
@@ -158,7 +156,7 @@ class Store(Reading):
         idempotency_key: UUID | str | None = None,
         correlation_id: UUID | None = None,
         causation_id: UUID | None = None,
-        flags: EventFlags = EventFlags(0),  # noqa: B008 - a constant
+        flags: EventFlags = NO_FLAGS,
         durable: bool | None = None,
         max_wait_seconds: float | None = None,
     ) -> Receipt:
@@ -190,7 +188,7 @@ class Store(Reading):
         cause: StoredEvent | IndexEntry | Receipt,
         expected_sequence: int | None = None,
         idempotency_key: UUID | str | None = None,
-        flags: EventFlags = EventFlags(0),  # noqa: B008 - a constant
+        flags: EventFlags = NO_FLAGS,
         durable: bool | None = None,
         max_wait_seconds: float | None = None,
     ) -> Receipt:
@@ -318,7 +316,7 @@ class Store(Reading):
                     answer = self._writer.ask(command, max_wait_seconds)
                     break
                 except BadBlockError as error:
-                    self._index.ask(Replace(error.run))
+                    self._rebuild(error)
             else:
                 raise CorruptStoreError(
                     "index", None, "index files that are damaged again and again", "one rebuild to help"
@@ -376,7 +374,8 @@ class Store(Reading):
             raise CorruptStoreError(
                 self._files.directory,
                 None,
-                f"{len(report.content_mismatches)} wrong hashes, {len(report.dangling_links)} dangling links, {len(report.sequence_gaps)} gaps",
+                f"{len(report.content_mismatches)} wrong hashes, {len(report.dangling_links)} dangling links and "
+                f"{len(report.sequence_gaps)} gaps",
                 "an intact chain",
                 "every frame has its checksum",
             )

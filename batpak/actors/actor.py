@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CommandT = TypeVar("CommandT")
+
+Line: TypeAlias = "tuple[int, str, dict[str, object]]"
+"""A line for the log: level, event, fields. Collected in turns, emitted after them."""
 
 
 class Failure:
@@ -35,7 +38,7 @@ class Actor(Generic[CommandT]):
     """One owner of some state; nothing else touches it.
 
     A turn that changes more than one thing sets *mark* before its first effect and keeps it until `settle`. Whoever
-    takes the next turn and finds a mark calls `repair` before anything else.
+    takes the next turn and finds a mark calls `repair` before anything else. *lines* are for the log.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Actor(Generic[CommandT]):
     def __init__(self) -> None:
         """Start without a mark."""
         self.mark: object | None = None
+        self.lines: list[Line] = []
 
     def handle(self, command: CommandT) -> object:
         """Run one command and return its answer, or raise its error; a turn of its own."""

@@ -61,7 +61,7 @@ class Standing:
         "view",
     )
 
-    def __init__(  # noqa: PLR0913 - each is a part of what is known
+    def __init__(
         self,
         view: Callable[[], View],
         *,
@@ -166,7 +166,7 @@ class Decision:
             last = len(command.items) - 1
             batch_id, timestamp_us = self._next, command.items[0].timestamp_us
             self._begin_or_commit(format1.begin_marker(batch_id, len(command.items), timestamp_us))
-            for index, item in enumerate(command.items):  # noqa: B007 - told in the error
+            for index, item in enumerate(command.items):
                 causation = item.causation_id if item.caused_by is None else receipts[item.caused_by].event_id.bytes
                 remaining = last - index if self._standing.format == format2.VERSION else 0
                 receipts.append(self._place(item, remaining, causation))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from threading import Lock, Thread, get_ident
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from batpak.actors import WAITS_FOR
 from batpak.actors.actor import PENDING, CommandT, Failure
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from batpak.log import Log
 
 ReplyT = TypeVar("ReplyT")
+AnyDriver: TypeAlias = "Driver[Any]"
 
 BACKSTOP_SECONDS: Final = 0.5
 """How long a waiter trusts the wake-up before it looks whether the actor's thread is alive."""
@@ -40,7 +41,7 @@ _EXPECTED: Final = (BatpakError, OSError, MemoryError)
 class Driver(Generic[CommandT]):
     """Runs one actor. *turn* is held while its state changes, and *owner* is the thread that holds it."""
 
-    def __init__(  # noqa: PLR0913 - each is a part of the machine
+    def __init__(
         self,
         actor: Actor[CommandT],
         *,
@@ -67,14 +68,16 @@ class Driver(Generic[CommandT]):
         self._slow_seconds = slow_seconds
         self._crashes: list[float] = []
         self._under_way: Sequence[Envelope] = ()
-        self._forbidden: tuple[Driver[CommandT], ...] = (self,)
+        self._forbidden: tuple[AnyDriver, ...] = (self,)
+        self._outer: tuple[AnyDriver, ...] = ()
         self._thread: Thread | None = None
 
     # What callers use --------------------------------------------------------------------------------------------
 
-    def connect(self, others: Sequence[Driver[CommandT]]) -> None:
+    def connect(self, others: Sequence[AnyDriver]) -> None:
         """Learn whose turns may not wait for this actor: a call from within one of them is refused."""
         self._forbidden = tuple(each for each in others if self.name not in WAITS_FOR[each.name])
+        self._outer = tuple(each for each in others if self.name in WAITS_FOR[each.name])
 
     def ask(self, command: Command[ReplyT], max_wait_seconds: float | None = None) -> ReplyT:
         """Have *command* run and return its answer, or raise its error.
@@ -101,6 +104,8 @@ class Driver(Generic[CommandT]):
         if not taken:
             return cast("ReplyT", self._queue(command, me, max_wait_seconds))
         seconds = self._clock.monotonic() - started
+        if self.actor.lines:
+            self.tell_lines()
         self.handled += 1
         self.busy_seconds += seconds
         if seconds >= self._slow_seconds or self._log.passes(DEBUG):
@@ -238,6 +243,7 @@ class Driver(Generic[CommandT]):
             return False
         else:
             pause = self.actor.idle()
+            self.tell_lines()
             if pause is None:
                 mailbox.bell.acquire()
             elif pause > 0:
@@ -275,6 +281,7 @@ class Driver(Generic[CommandT]):
             finally:
                 self.owner = 0
         self.handled += len(batch)
+        self.tell_lines()
         seconds = self._clock.monotonic() - started
         self.busy_seconds += seconds
         if batch and (seconds >= self._slow_seconds or self._log.passes(DEBUG)):
@@ -353,19 +360,34 @@ class Driver(Generic[CommandT]):
 
     # The log -----------------------------------------------------------------------------------------------------
 
+    def tell_lines(self) -> None:
+        """Emit what the actor has collected."""
+        lines = self.actor.lines
+        while lines:
+            level, event, fields = lines.pop(0)
+            self._emit(level, event, {"actor": self.name} | fields)
+
+    def _emit(self, level: int, event: str, fields: dict[str, object]) -> None:
+        """Emit a line; inside a turn that waits for this actor it is left to that turn's end."""
+        me = get_ident()
+        for outer in self._outer:
+            if outer.owner == me:
+                outer.actor.lines.append((level, event, fields))
+                return
+        self._log.emit(level, event, **fields)
+
     def _tell(self, command: object, queued: float, seconds: float, outcome: object) -> None:
         """Emit the line of one command."""
         slow = seconds >= self._slow_seconds
-        self._log.emit(
-            WARNING if slow else DEBUG,
-            "actor.slow" if slow else "actor.command",
-            actor=self.name,
-            command=type(command).__name__,
-            queued_us=round(queued * 1e6),
-            run_us=round(seconds * 1e6),
-            waiting=len(self.mailbox.items),
-            outcome=type(outcome.error).__name__ if type(outcome) is Failure else "ok",
-        )
+        fields: dict[str, object] = {
+            "actor": self.name,
+            "command": type(command).__name__,
+            "queued_us": round(queued * 1e6),
+            "run_us": round(seconds * 1e6),
+            "waiting": len(self.mailbox.items),
+            "outcome": type(outcome.error).__name__ if type(outcome) is Failure else "ok",
+        }
+        self._emit(WARNING if slow else DEBUG, "actor.slow" if slow else "actor.command", fields)
 
     def _tell_queued(self, envelope: Envelope, started: float, seconds: float) -> None:
         """Emit the line of a queued command in the context of whoever asked."""

@@ -48,8 +48,9 @@ class _Generation:
 
 
 class Gate:
-    """Makes the journal durable; *durable* is the ticket up to which it is (*tag* with the place), *poison* why it never will be again.
+    """Makes the journal durable.
 
+    *durable* is the ticket up to which it is, *tag* the place where that is; *poison* is why it never will be again.
     *dirty* says that something may be written that no fsync covers, *since* when that became so (monotonic seconds).
     """
 

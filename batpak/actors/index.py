@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from batpak.actors.actor import Actor
 from batpak.actors.messages import Adopt, Digest, IndexCommand, Publish, Replace
 from batpak.errors import ActorFailedError, BatpakError
+from batpak.log import WARNING
 from batpak.storage import run_builder
 from batpak.storage.blocks import RunError
 from batpak.storage.opening import exhaust, run_meta
@@ -63,7 +64,6 @@ class Index(Actor[IndexCommand]):
         self._seen = opened.count
         self._half_put = False
         self._failed: BaseException | None = None
-        self.warnings: list[tuple[str, dict[str, object]]] = []
 
     def handle(self, command: IndexCommand) -> object:
         """Run one command."""
@@ -71,15 +71,16 @@ class Index(Actor[IndexCommand]):
             raise ActorFailedError(self.name, type(self._failed).__name__) from self._failed
         match command:
             case Publish():
-                return self._publish(command.records)
+                self._publish(command.records)
             case Digest():
                 return self._digest(command.segment)
             case Adopt():
-                return self._adopt(command.run, command.parts)
+                self._adopt(command.part, command.parts)
             case Replace():
-                return self._replace(command.run)
+                self._replace(command.run)
             case _:
                 assert_never(command)
+        return None
 
     def start_again(self, found: Survey, opened: Opened) -> None:
         """Show what was opened anew in the place of everything; for a reader that follows a writer."""
@@ -105,7 +106,7 @@ class Index(Actor[IndexCommand]):
             return 0.0
         except (OSError, BatpakError, RunError) as error:
             self._job = None
-            self.warnings.append(("index.not_written", {"error": type(error).__name__}))
+            self.lines.append((WARNING, "index.not_written", {"error": type(error).__name__}))
             return RETRY_SECONDS
         seen, self._seen = self._seen, self.view.bound
         return (self._clock.monotonic() - started) * BUSY_SHARE if seen != self._seen else 0.0
@@ -169,11 +170,11 @@ class Index(Actor[IndexCommand]):
                         tree.add(record.event_hash)
         return tree.root()
 
-    def _adopt(self, run: Run, parts: Sequence[Part]) -> None:
-        """Show *run* in the place of *parts*."""
+    def _adopt(self, part: Part, parts: Sequence[Part]) -> None:
+        """Show *part* in the place of *parts*."""
         shown = list(self.view.parts)
         at = shown.index(parts[0])
-        shown[at : at + len(parts)] = [run]
+        shown[at : at + len(parts)] = [part]
         self.view = View(tuple(shown), self.view.bound)
 
     def _replace(self, run: Run) -> None:
@@ -186,7 +187,7 @@ class Index(Actor[IndexCommand]):
         self._adopt(tail, (run,))
         if self._writable:
             self._files.remove(run.name)
-        self.warnings.append(("index.rebuilt", {"run": run.name, "events": tail.count}))
+        self.lines.append((WARNING, "index.rebuilt", {"run": run.name, "events": tail.count}))
 
     # Background --------------------------------------------------------------------------------------------------
 
@@ -252,8 +253,9 @@ class Index(Actor[IndexCommand]):
 def join_covers(covers: Sequence[Cover]) -> tuple[Cover, ...]:
     """Return *covers*, which follow one another, with those of one segment joined."""
     joined: list[Cover] = []
-    for segment, identity, start, end, crc in covers:
-        if joined and joined[-1][0] == segment:
-            start = joined.pop()[2]
-        joined.append((segment, identity, start, end, crc))
+    for cover in covers:
+        if joined and joined[-1][0] == cover[0]:
+            joined[-1] = (*joined[-1][:3], *cover[3:])
+        else:
+            joined.append(cover)
     return tuple(joined)

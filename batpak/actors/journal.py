@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from batpak.actors.gate import Written
 from batpak.actors.messages import Digest
 from batpak.errors import CorruptStoreError, StorageError
+from batpak.log import WARNING
 from batpak.storage import format2
 from batpak.storage.seal import seal
 from batpak.storage.segment import Footer, SegmentMeta, file_name, header_bytes, parse_header
@@ -21,6 +22,7 @@ from batpak.storage.segment import Footer, SegmentMeta, file_name, header_bytes,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from batpak.actors.actor import Line
     from batpak.actors.driver import Driver
     from batpak.actors.gate import Gate
     from batpak.actors.messages import IndexCommand
@@ -51,7 +53,7 @@ class Journal:
     *catalog* lists the segments; *segment_format* is what new ones are written in.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a part of the machine
+    def __init__(
         self,
         files: Files,
         catalog: Catalog,
@@ -78,7 +80,7 @@ class Journal:
         self._step = FIRST_STEP_BYTES
         self._may_allocate = segment_format == format2.VERSION
         self._retired: list[_Retired] = []
-        self.warnings: list[tuple[str, dict[str, object]]] = []
+        self.lines: list[Line] = []
 
     @property
     def meta(self) -> SegmentMeta:
@@ -235,7 +237,7 @@ class Journal:
             pass  # no room for a step is not yet no room for this write
         else:
             self._may_allocate = False
-            self.warnings.append(("segment.not_preallocated", {"segment": self.meta.segment}))
+            self.lines.append((WARNING, "segment.not_preallocated", {"segment": self.meta.segment}))
 
     def _seal_left_over(self) -> None:
         """Seal what was rotated away; a failure leaves that to the next open."""
@@ -245,8 +247,8 @@ class Journal:
                 try:
                     self._seal(old)
                 except OSError as error:
-                    self.warnings.append(
-                        ("segment.not_sealed", {"segment": old.meta.segment, "error": type(error).__name__})
+                    self.lines.append(
+                        (WARNING, "segment.not_sealed", {"segment": old.meta.segment, "error": type(error).__name__})
                     )
                 with suppress(OSError):
                     old.file.close()

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, dataclass_transform
 
+from batpak.receipt import Receipt
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from batpak.receipt import Receipt
-    from batpak.storage.part import Part
-    from batpak.storage.row import Record
+    from batpak.storage.row import Part, Record
     from batpak.storage.run import Run
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Command(Generic[ReplyT]):
 
 
 @command
-class Append(Command["Receipt"]):
+class Append(Command[Receipt]):
     """Store one event, if its entity still stands at *expected_sequence* and its key is new.
 
     *timestamp_us* was read before the call; *caused_by* is the index of an earlier item of the same batch.
@@ -57,14 +57,14 @@ class Append(Command["Receipt"]):
 
 
 @command
-class AppendBatch(Command["list[Receipt]"]):
+class AppendBatch(Command[list[Receipt]]):
     """Store all items or none, side by side in one segment."""
 
     items: Sequence[Append]
 
 
 @command
-class Flight(Command["list[Receipt | Exception]"]):
+class Flight(Command[list[Receipt | Exception]]):
     """Store each item for itself, each with its own receipt or error: appends that travelled together."""
 
     items: Sequence[Append]
@@ -96,9 +96,9 @@ class Digest(Command[bytes]):
 
 @command
 class Adopt(Command[None]):
-    """Put *run* in the place of *parts*, neighbours that hold the same events."""
+    """Put *part* in the place of *parts*, neighbours that hold the same events."""
 
-    run: Run
+    part: Part
     parts: Sequence[Part]
 
 
@@ -113,7 +113,7 @@ class Replace(Command[None]):
 
 
 @command
-class Load(Command["list[bytes]"]):
+class Load(Command[list[bytes]]):
     """Read frames and check them; each place is (segment, offset, length) and gives its body."""
 
     places: Sequence[tuple[int, int, int]]

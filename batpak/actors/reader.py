@@ -31,7 +31,8 @@ class Reader(Actor[ReaderCommand]):
             case Load():
                 return self._load(command)
             case Forget():
-                return self._pool.forget(command.segments)
+                self._pool.forget(command.segments)
+                return None
             case _:
                 assert_never(command)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from batpak.actors.decision import Standing
@@ -16,18 +16,17 @@ from batpak.actors.reader import Reader
 from batpak.actors.writer import MAX_HEADS, MAX_KEYS, Writer
 from batpak.errors import ActorFailedError, BatpakError, InvalidConfigError, StorageError
 from batpak.ids import IdGenerator
-from batpak.log import INFO, WARNING, Log
+from batpak.log import Log
 from batpak.reports import OpenReport, Quarantined
 from batpak.storage import format2, watermark
 from batpak.storage.opening import Opened, open_parts
 from batpak.storage.pool import SegmentPool
-from batpak.storage.recovery import Survey, mend, survey
-from batpak.storage.run_format import FOLDER
-from batpak.storage.run_state import RunState, state_behind
+from batpak.storage.recovery import Survey, Torn, mend, survey
+from batpak.storage.run_state import state_behind
 from batpak.storage.segment import file_name, list_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from batpak.actors.actor import Actor, CommandT
     from batpak.actors.messages import IndexCommand, ReaderCommand, WriterCommand
@@ -124,7 +123,7 @@ class System:
             max_keys=MAX_KEYS,
         )
         ids = IdGenerator(os.urandom, above=state.newest_id or None)
-        self.writer = Writer(journal, self.index_driver, standing, ids, config, self.clock)
+        self.writer = Writer(journal, self.index_driver, standing, ids, config, self.clock, self.log)
         self.writer_driver: Driver[WriterCommand] = self._driver_of.make(self.writer)
         self.gate = self._make_gate(journal, found)
         journal.gate = self.writer.gate = self.gate
@@ -178,7 +177,7 @@ class System:
             with suppress(OSError):
                 self.files.remove(name)
 
-    def _report(self, opened: Opened, phases: Phases, copies: list[tuple[str, object]]) -> OpenReport:
+    def _report(self, opened: Opened, phases: Phases, copies: Sequence[tuple[str, Torn]]) -> OpenReport:
         """Say how the store was opened."""
         scan = opened.scan
         path: Literal["new", "runs", "rebuild"] = "runs" if opened.parts else "rebuild" if scan.events else "new"

@@ -15,6 +15,7 @@ from batpak.actors.actor import PENDING, Actor, Failure
 from batpak.actors.decision import Decision, Standing
 from batpak.actors.messages import Append, AppendBatch, Flight, Publish, Rotate, WriterCommand
 from batpak.errors import BatpakError, StorageError, WriterFailedError
+from batpak.log import DEBUG
 from batpak.storage.segment import frame_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from batpak.clock import Clock
     from batpak.config import StoreConfig
     from batpak.ids import IdGenerator
+    from batpak.log import Log
     from batpak.storage.row import Record
 
 MAX_HEADS: Final = 65_536
@@ -63,7 +65,7 @@ class Writer(Actor[WriterCommand]):
 
     name = "writer"
 
-    def __init__(  # noqa: PLR0913 - each is a part of the machine
+    def __init__(
         self,
         journal: Journal,
         index: Driver[IndexCommand],
@@ -71,6 +73,7 @@ class Writer(Actor[WriterCommand]):
         ids: IdGenerator,
         config: StoreConfig,
         clock: Clock,
+        log: Log,
     ) -> None:
         """Write to *journal* and publish to *index*; *standing* is what the next event builds on."""
         super().__init__()
@@ -82,6 +85,8 @@ class Writer(Actor[WriterCommand]):
         self._ids = ids
         self._config = config
         self._clock = clock
+        self._log = log
+        journal.lines = self.lines
         self._failed: BaseException | None = None
 
     @property
@@ -121,7 +126,8 @@ class Writer(Actor[WriterCommand]):
             case AppendBatch():
                 outcome = decision.batch(command)
             case Rotate():
-                outcome = self.journal.rotate(self.standing.next_sequence, self.standing.last_hash, command.created_us)
+                self.journal.rotate(self.standing.next_sequence, self.standing.last_hash, command.created_us)
+                outcome = None
             case _:
                 assert_never(command)
         return Unit(outcome, len(decision.bodies))
@@ -146,6 +152,11 @@ class Writer(Actor[WriterCommand]):
         self.mark = plan = Plan(start, b"".join(frames), decision, units, shape)
         journal.write(plan.data, start)
         self._publish(decision, decision.records, offset)
+        if self._log.level <= DEBUG:
+            events = len(decision.records) - decision.records.count(None)
+            self.lines.append(
+                (DEBUG, "writer.commit", {"events": events, "bytes": len(plan.data), "segment": meta.segment})
+            )
 
     def _publish(self, decision: Decision, records: Sequence[Record | None], end: int) -> None:
         """Show *records* to readers, then move the journal's end behind them: redo, never undo."""

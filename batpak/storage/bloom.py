@@ -5,7 +5,7 @@
     h = CRC-32C(key), g = CRC-32/IEEE(key)
     block = h * blocks >> 32
     x = (h << 32 | g) * 0x9E3779B97F4A7C15 mod 2**64
-    bit i of 6 = x >> (10 + 9 i) & 511, the least significant bit of a byte first
+    bit i of 4 = x >> (28 + 9 i) & 511, the least significant bit of a byte first
 
 Two different polynomials, because two seeds of one would set the same bits for keys that collide in the other.
 About one absent key in a hundred passes as present. A filter of no blocks holds no key.
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 BLOCK_BYTES: Final = 64
 _BLOCK_BITS: Final = BLOCK_BYTES * 8
 _BITS_PER_KEY: Final = 10
-_PROBES: Final = 6
+_PROBES: Final = 4
 _PROBE_BITS: Final = 9
-_FIRST_PROBE: Final = 10
+_FIRST_PROBE: Final = 28
 _SPREAD: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
 

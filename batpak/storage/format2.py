@@ -26,7 +26,7 @@ CRC-32C seeded with its segment's salt. The order is fixed; what is rare or new 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 from blake3 import blake3
@@ -89,9 +89,23 @@ def encode_body(frame: Frame) -> bytes:
 
 def decode_body(body: bytes | memoryview) -> Frame:
     """Return the frame that *body* holds, with its hash; `FrameError` says what is wrong with it."""
-    fields = _unpack(body)
-    event_id, sequence, remaining, kind, entity, scope, clock, timestamp_us = fields[:8]
-    previous, correlation, causation, flags, version, payload, extensions = fields[8:]
+    (
+        event_id,
+        sequence,
+        remaining,
+        kind,
+        entity,
+        scope,
+        clock,
+        timestamp_us,
+        previous,
+        correlation,
+        causation,
+        flags,
+        version,
+        payload,
+        extensions,
+    ) = _unpack(body)
     _check_ids(event_id, correlation, causation, previous)
     _check_numbers(
         (sequence, 2**64),
@@ -132,7 +146,7 @@ def decode_body(body: bytes | memoryview) -> Frame:
     )
 
 
-def _unpack(body: bytes | memoryview) -> list[object]:
+def _unpack(body: bytes | memoryview) -> list[Any]:
     """Return the fifteen elements of *body*."""
     try:
         fields = msgpack.unpackb(body, raw=False, strict_map_key=True)

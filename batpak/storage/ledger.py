@@ -76,7 +76,7 @@ class Ledger:
         rows = original_footer.read_rows(file.pread, boundary)
         for row in rows or ():
             self.footers[meta.segment, row.offset] = row.global_sequence
-        return boundary.offset
+        return boundary.end
 
     def covers(self, records: Sequence[Record]) -> tuple[Cover, ...]:
         """Return what of which segments *records* cover."""
@@ -124,7 +124,7 @@ class Ledger:
             return found.frame.global_sequence
         place = (found.segment, found.offset)
         known = self.snapshot.get(place)
-        return known if known is not None else self.footers.get(place, self.highest + 1)
+        return self.footers.get(place, self.highest + 1) if known is None else known
 
     def _is_hidden(self, sequence: int) -> bool:
         """Whether a fence of the original cancelled what stands at *sequence*."""

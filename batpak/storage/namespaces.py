@@ -13,12 +13,12 @@ from batpak.storage.filter import MAX_DEPTH
 
 
 class _Open:
-    """A namespace that the last entity lies in."""
+    """A namespace that the last entity lies in; *prefix* is its name with the colon."""
 
-    __slots__ = ("first", "index", "length")
+    __slots__ = ("first", "index", "prefix")
 
-    def __init__(self, length: int, first: int) -> None:
-        self.length = length
+    def __init__(self, prefix: bytes, first: int) -> None:
+        self.prefix = prefix
         self.first = first
         self.index = -1
 
@@ -26,16 +26,16 @@ class _Open:
 class Namespaces:
     """The namespaces of at least two entities, in the order of their names; five columns."""
 
-    __slots__ = ("_last", "_open", "_rank", "depths", "ends", "firsts", "lengths")
+    __slots__ = ("_open", "_rank", "depths", "ends", "firsts", "lengths")
 
     def __init__(self) -> None:
         """Start before the first entity."""
         self.firsts = array("I")
         self.ends = array("I")
         self.lengths = array("I")
+        """Of the name in bytes, its colon included."""
         self.depths = array("B")
         self._open: list[_Open] = []
-        self._last = b""
         self._rank = 0
 
     def __len__(self) -> int:
@@ -44,25 +44,35 @@ class Namespaces:
     def add(self, name: bytes) -> None:
         """Take the next entity in sorted order."""
         still_open = self._open
-        shared = 0
-        while shared < len(still_open) and name.startswith(self._last[: still_open[shared].length]):
-            shared += 1
-        del still_open[shared:]
-        for depth, namespace in enumerate(still_open):
+        depth = 0
+        for namespace in still_open:
+            if not name.startswith(namespace.prefix):
+                self._close(depth)
+                break
             if namespace.index < 0:
                 self._keep(depth, namespace)
-            self.ends[namespace.index] = self._rank + 1
-        at = name.find(b":", still_open[-1].length if still_open else 0)
+            depth += 1
+        at = name.find(b":", len(still_open[-1].prefix) if still_open else 0)
         while at >= 0 and len(still_open) < MAX_DEPTH:
-            still_open.append(_Open(at + 1, self._rank))
+            still_open.append(_Open(name[: at + 1], self._rank))
             at = name.find(b":", at + 1)
-        self._last = name
         self._rank += 1
+
+    def finish(self) -> None:
+        """Take note that there is no further entity."""
+        self._close(0)
 
     def _keep(self, depth: int, namespace: _Open) -> None:
         """Give a namespace its place: it has a second entity."""
         namespace.index = len(self.firsts)
         self.firsts.append(namespace.first)
         self.ends.append(0)
-        self.lengths.append(namespace.length)
+        self.lengths.append(len(namespace.prefix))
         self.depths.append(depth)
+
+    def _close(self, depth: int) -> None:
+        """Say of the namespaces from *depth* on where they end."""
+        for namespace in self._open[depth:]:
+            if namespace.index >= 0:
+                self.ends[namespace.index] = self._rank
+        del self._open[depth:]

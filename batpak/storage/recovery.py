@@ -110,7 +110,7 @@ def look_again(files: Files, found: Survey) -> None:
 
 def _metas(files: Files, segments: list[int]) -> tuple[list[SegmentMeta], str | None]:
     """Read the segments' headers; a last one that a crash left too short is told apart (hazard H2)."""
-    metas = []
+    metas: list[SegmentMeta] = []
     for segment in segments:
         name = file_name(segment)
         if segment == segments[-1] and _is_stub(files, name):

@@ -57,6 +57,7 @@ class Draft:
         names = [source.entities() for source in self.sources]
         sections = (Section.ENTITY_NAMES, Section.ENTITY_ENDS, Section.ENTITY_STARTS)
         self.entity_maps, self.entity_starts = yield from self._write_names(names, numbers, sections, note)
+        self.namespaces.finish()
         yield from self.writer.write_section(Section.ENTITY_FILTER, bits)
         numbers = [source.scope_numbers for source in self.sources]
         names = [source.scopes() for source in self.sources]

@@ -51,24 +51,28 @@ class RunIds:
 
     def newest(self, event_id: bytes, bound: int) -> int | None:
         """Return the newest row below *bound* with that id."""
-        found = max((row for row in self._near_fence(event_id) if row < bound), default=-1)
+        first, packed = self._near_fence(event_id)
+        found = -1
+        at = packed.rfind(event_id)
+        while at >= 0:
+            row = first + at // ROW_BYTES
+            if at % ROW_BYTES == 0 and row < bound:
+                found = row
+                break
+            at = packed.rfind(event_id, 0, at + ID_BYTES - 1)
         if bloom.may_hold(self._body, self._filter, event_id):
-            at = self._place(LISTED.pack(event_id, min(bound, _ROW_LIMIT))) - 1
-            if at >= 0:
-                listed_id, row = LISTED.unpack(self._entry(at))
-                if listed_id == event_id:
-                    found = max(found, row)
+            found = max(found, self._newest_listed(event_id, bound))
         return None if found < 0 else found
 
     def rows(self, event_id: bytes) -> list[int]:
         """Return every row with that id, ascending."""
-        found = set(self._near_fence(event_id))
-        if bloom.may_hold(self._body, self._filter, event_id):
-            for at in range(self._place(LISTED.pack(event_id, 0)), self._listed_count):
-                listed_id, row = LISTED.unpack(self._entry(at))
-                if listed_id != event_id:
-                    break
-                found.add(row)
+        first, packed = self._near_fence(event_id)
+        ids = (packed[at : at + ID_BYTES] for at in range(0, len(packed), ROW_BYTES))
+        found = {row for row, each in enumerate(ids, first) if each == event_id}
+        bound = _ROW_LIMIT
+        while (row := self._newest_listed(event_id, bound)) >= 0:
+            found.add(row)
+            bound = row
         return sorted(found)
 
     def listed(self) -> Iterator[bytes]:
@@ -76,35 +80,39 @@ class RunIds:
         for first in range(0, self._listed_count, _READ_ENTRIES):
             yield from self._entries(first, min(self._listed_count, first + _READ_ENTRIES))
 
-    def _near_fence(self, event_id: bytes) -> list[int]:
-        """Return every row with that id among the 64 where it stands if it is in order."""
+    def _near_fence(self, event_id: bytes) -> tuple[int, bytes]:
+        """Return the 64 rows among which an id stands if it is in order, packed, behind the number of the first."""
         block = self._fences.at_least(prefix_of(event_id)) - 1
         if block < 0:
-            return []
+            return 0, b""
         first = block * ID_FENCE_ROWS
         last = min(self._count, first + ID_FENCE_ROWS)
-        packed = self._body.read(self._rows + first * ROW_BYTES, self._rows + last * ROW_BYTES)
-        found = []
-        at = packed.find(event_id)
-        while at >= 0:
-            if at % ROW_BYTES == 0:
-                found.append(first + at // ROW_BYTES)
-            at = packed.find(event_id, at + 1)
-        return found
+        return first, self._body.read(self._rows + first * ROW_BYTES, self._rows + last * ROW_BYTES)
 
-    def _place(self, entry: bytes) -> int:
-        """Return the first place in the list that is not less than *entry*."""
-        prefix = prefix_of(entry)
-        low = max(0, self._listed_fences.at_least(prefix) - 1) * ID_FENCE_ROWS
-        high = min(self._listed_count, self._listed_fences.above(prefix) * ID_FENCE_ROWS)
+    def _newest_listed(self, event_id: bytes, bound: int) -> int:
+        """Return the newest row below *bound* with that id among the listed ones, -1 if there is none."""
+        prefix = prefix_of(event_id)
+        fences = self._listed_fences
+        fence = fences.at_least(prefix)
+        low = max(0, fence - 1) * ID_FENCE_ROWS
+        high = min(self._listed_count, fences.above(prefix, fence) * ID_FENCE_ROWS)
+        wanted = LISTED.pack(event_id, bound)
         while high - low > _READ_ENTRIES:  # many ids with the same first eight bytes
             middle = (low + high) // 2
-            if self._entry(middle) < entry:
-                low = middle + 1
+            if self._entry(middle) < wanted:
+                low = middle
             else:
                 high = middle
-        entries = self._entries(low, high)
-        return low + sum(each < entry for each in entries)
+        size = LISTED.size
+        packed = self._body.read(self._listed + low * size, self._listed + high * size)
+        at = packed.rfind(event_id)
+        while at >= 0:
+            if at % size == 0:
+                row = int.from_bytes(packed[at + ID_BYTES : at + size], "big")
+                if row < bound:
+                    return row
+            at = packed.rfind(event_id, 0, at + ID_BYTES - 1)
+        return -1
 
     def _entry(self, at: int) -> bytes:
         start = self._listed + at * LISTED.size

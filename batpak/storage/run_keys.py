@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
 from heapq import merge
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from batpak.storage import bloom
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _STEPS: Final = 64
 """How many entries are merged in one slice."""
-_U32: Final = struct.Struct("<I")
 
 
 def write_heads(draft: Draft, unordered: bytearray) -> Generator[None]:
@@ -91,9 +90,9 @@ def write_links(draft: Draft) -> Generator[None]:
 
 def _write_order(draft: Draft, section: Section, links: Sequence[Iterator[tuple[bytes, int]]]) -> Generator[None]:
     """Write the places of sorted links."""
+    merged = merge(*links)
     draft.writer.begin(section)
-    for step, (_, place) in enumerate(merge(*links)):
-        draft.writer.write(_U32.pack(place))
-        if not step % _STEPS:
-            yield
+    while places := array("I", (place for _, place in islice(merged, _STEPS))):
+        draft.writer.write(places.tobytes())
+        yield
     draft.writer.end()

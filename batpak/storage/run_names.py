@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
 
 MAX_KEPT: Final = 2048
 """How many names are kept decoded, and as many where searches begin."""
+
+
+_NEAR: Final = 16
 
 
 class Names:
@@ -45,20 +49,28 @@ class Names:
     def at_least(self, name: bytes) -> int:
         """Return the rank of the first name that is not less than *name*, their number if there is none."""
         low, high = 0, len(self)
-        # Every search begins with the same names: those are kept, the last steps differ and are not.
-        kept = max(len(self) // MAX_KEPT, 16)
-        while low < high:
+        # Every search begins with the same names: those are kept. The last steps differ: those are read in one piece.
+        near = max(high // MAX_KEPT, _NEAR)
+        while high - low > near:
             middle = (low + high) // 2
-            found = self._seen.get(middle)
-            if found is None:
-                found = self.name(middle)
-                if high - low > kept:
-                    self._seen[middle] = found
+            found = self._seen.get(middle) or self._see(middle)
             if found < name:
                 low = middle + 1
             else:
                 high = middle
-        return low
+        if low == high:
+            return low
+        ends = self._ends.values(max(0, low - 1), high)
+        starts = [*ends[:-1]] if low else [0, *ends[:-1]]
+        ends = ends[1:] if low else ends
+        first = starts[0]
+        text = self._body.read(self._start + first, self._start + ends[-1])
+        near_by = range(high - low)
+        return low + bisect_left(near_by, name, key=lambda at: text[starts[at] - first : ends[at] - first])
+
+    def _see(self, rank: int) -> bytes:
+        found = self._seen[rank] = self.name(rank)
+        return found
 
     def find(self, name: bytes) -> int | None:
         """Return the rank of *name*."""

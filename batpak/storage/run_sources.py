@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from array import array
 from heapq import merge
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from batpak.storage.postings import rows_below
 from batpak.storage.row import BRANCH, KEY, LINKED, ROW_BYTES
 from batpak.storage.run_format import CAUSED, CORRELATED, ID_BYTES, LINK, LISTED
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from batpak.storage.blocks import Column
     from batpak.storage.run import Run
-    from batpak.storage.run_links import LinkOrder
     from batpak.storage.run_names import Names
     from batpak.storage.tail import Tail
     from batpak.storage.tail_rows import Entity
@@ -29,6 +28,30 @@ T = TypeVar("T", bytes, tuple[bytes, int], tuple[bytes, int, int])
 PIECE: Final = 256
 """How many rows or entries are worked on in one slice."""
 NO_HASH: Final = bytes(32)
+_SORTED_ITEMS: Final = 1024
+"""Up to so many items each, two sorted lists are merged in one call."""
+
+
+class _Sorted(Generic[T]):
+    """Items in their order, sorted piece by piece so that no call takes long."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces: list[list[T]] = []
+
+    def __iter__(self) -> Iterator[T]:
+        return merge(*self._pieces)
+
+    def add(self, items: list[T]) -> None:
+        """Take a small list of items over."""
+        pieces = self._pieces
+        items.sort()
+        while pieces and len(pieces[-1]) <= len(items) <= _SORTED_ITEMS:
+            items = pieces.pop() + items
+            items.sort()  # two runs, each in order: what follows is one merge
+        if items:
+            pieces.append(items)
 
 
 class Source(Protocol):
@@ -87,12 +110,12 @@ class TailSource:
         self._count = count
         self._entities: list[Entity] = tail.entities()
         self._scopes = tail.scopes()
-        self._entity_pieces: list[list[tuple[bytes, int, int]]] = []
-        self._scope_pieces: list[list[tuple[bytes, int, int]]] = []
-        self._listed: list[list[bytes]] = []
+        self._entity_names: _Sorted[tuple[bytes, int, int]] = _Sorted()
+        self._scope_names: _Sorted[tuple[bytes, int, int]] = _Sorted()
+        self._listed: _Sorted[bytes] = _Sorted()
         self._links = bytearray()
-        self._by_correlation: list[list[tuple[bytes, int]]] = []
-        self._by_causation: list[list[tuple[bytes, int]]] = []
+        self._by_correlation: _Sorted[tuple[bytes, int]] = _Sorted()
+        self._by_causation: _Sorted[tuple[bytes, int]] = _Sorted()
 
     @property
     def count(self) -> int:
@@ -116,10 +139,10 @@ class TailSource:
 
     def prepare(self) -> Generator[None]:
         """Sort names, ids and links, in slices."""
-        for items, pieces in ((self._entities, self._entity_pieces), (self._scopes, self._scope_pieces)):
+        for items, names in ((self._entities, self._entity_names), (self._scopes, self._scope_names)):
             for start in range(0, len(items), PIECE):
                 counted = ((item, rows_below(item.rows, self._count)) for item in items[start : start + PIECE])
-                pieces.append(sorted((item.name.encode(), item.number, rows) for item, rows in counted if rows))
+                names.add([(item.name.encode(), item.number, rows) for item, rows in counted if rows])
                 yield
         top = 0
         for start in range(0, self._count, PIECE):
@@ -130,7 +153,8 @@ class TailSource:
                     listed.append(LISTED.pack(_id_at(packed, row - start), row))
                 else:
                     top = prefix
-            self._listed.append(sorted(listed))
+            self._listed.add(listed)
+            yield
             self._take_links(start, packed[61::ROW_BYTES])
             yield
 
@@ -149,8 +173,8 @@ class TailSource:
                     flags |= CAUSED
                     causations.append((causation_id, place))
                 self._links += LINK.pack(row, flags, correlation_id or b"", causation_id or b"")
-        self._by_correlation.append(sorted(correlations))
-        self._by_causation.append(sorted(causations))
+        self._by_correlation.add(correlations)
+        self._by_causation.add(causations)
 
     def packed(self, start: int, stop: int) -> bytearray:
         """Return a copy of the packed rows [start, stop)."""
@@ -158,11 +182,11 @@ class TailSource:
 
     def entities(self) -> Iterator[tuple[bytes, int, int]]:
         """Yield name, number and count of rows of each entity, by name."""
-        return _merged(self._entity_pieces)
+        return iter(self._entity_names)
 
     def scopes(self) -> Iterator[tuple[bytes, int, int]]:
         """Yield name, number and count of rows of each scope, by name."""
-        return _merged(self._scope_pieces)
+        return iter(self._scope_names)
 
     def heads(self) -> Iterator[tuple[int, bytes, int]]:
         """Yield number, hash and row + 1 of each entity's newest event on lane 0, by name; 0 where there is none."""
@@ -176,7 +200,7 @@ class TailSource:
 
     def listed(self, offset: int) -> Iterator[bytes]:
         """Yield the ids that are not in order, packed with their rows, ascending."""
-        return _moved(_merged(self._listed), offset)
+        return _moved(iter(self._listed), offset)
 
     def links(self, first: int, last: int) -> bytes:
         """Return the packed links [first, last)."""
@@ -184,11 +208,11 @@ class TailSource:
 
     def correlations(self, offset: int) -> Iterator[tuple[bytes, int]]:
         """Yield each correlation and the place of its link, ascending."""
-        return ((event_id, place + offset) for event_id, place in _merged(self._by_correlation))
+        return _placed(iter(self._by_correlation), offset)
 
     def causations(self, offset: int) -> Iterator[tuple[bytes, int]]:
         """Yield each causation and the place of its link, ascending."""
-        return ((event_id, place + offset) for event_id, place in _merged(self._by_causation))
+        return _placed(iter(self._by_causation), offset)
 
 
 class RunSource:
@@ -250,11 +274,11 @@ class RunSource:
 
     def correlations(self, offset: int) -> Iterator[tuple[bytes, int]]:
         """Yield each correlation and the place of its link, ascending."""
-        return _placed(self._run.by_correlation, offset)
+        return _placed(self._run.by_correlation.entries(), offset)
 
     def causations(self, offset: int) -> Iterator[tuple[bytes, int]]:
         """Yield each causation and the place of its link, ascending."""
-        return _placed(self._run.by_causation, offset)
+        return _placed(self._run.by_causation.entries(), offset)
 
 
 def prefixes(packed: bytearray) -> array[int]:
@@ -281,10 +305,6 @@ def _id_at(packed: bytearray, at: int) -> bytes:
     return bytes(packed[at * ROW_BYTES : at * ROW_BYTES + ID_BYTES])
 
 
-def _merged(pieces: Iterable[list[T]]) -> Iterator[T]:
-    return merge(*(piece for piece in pieces if piece))
-
-
 def _moved(entries: Iterator[bytes], offset: int) -> Iterator[bytes]:
     """Return listed ids with *offset* added to their rows."""
     if not offset:
@@ -300,5 +320,8 @@ def _counted(names: Names, starts: Column) -> Iterator[tuple[bytes, int, int]]:
             yield names.name(rank), rank, places[rank - first + 1] - places[rank - first]
 
 
-def _placed(order: LinkOrder, offset: int) -> Iterator[tuple[bytes, int]]:
-    return ((event_id, place + offset) for event_id, place in order.entries())
+def _placed(entries: Iterator[tuple[bytes, int]], offset: int) -> Iterator[tuple[bytes, int]]:
+    """Return links with *offset* added to their places."""
+    if not offset:
+        return entries
+    return ((event_id, place + offset) for event_id, place in entries)

@@ -170,7 +170,7 @@ class RunTables:
         own = [row for row in self.ids.rows(correlation_id) if self.link(row)[0] is None]
         named = self.by_correlation.posting(correlation_id)
         postings: list[Posting] = [ListPosting(own)] if own else []
-        if named.size(0, self.count):
+        if len(named):
             postings.append(named)
         return union(postings)
 

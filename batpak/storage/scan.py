@@ -226,10 +226,11 @@ def _candidate(data: bytes, at: int, start: int, meta: SegmentMeta, found: list[
     """Try the body at *at*; add it to *found* if it is a frame, and return how many bytes were checked."""
     if at < FRAME.size:
         return 1
-    length, crc = FRAME.unpack_from(data, at - FRAME.size)
+    length: int = FRAME.unpack_from(data, at - FRAME.size)[0]
     if not 0 < length <= len(data) - at:
         return 1
     body = data[at : at + length]
+    crc = FRAME.unpack_from(data, at - FRAME.size)[1]
     if meta.checksum(body) == crc:
         try:
             frame = meta.decode(body)

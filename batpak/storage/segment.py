@@ -115,7 +115,7 @@ def list_segments(names: list[str]) -> list[int]:
     return sorted(segments)
 
 
-def header_bytes(  # noqa: PLR0913 - each is a field of the header
+def header_bytes(
     *,
     version: int,
     segment: int,
@@ -129,8 +129,8 @@ def header_bytes(  # noqa: PLR0913 - each is a field of the header
     fields: dict[str, object] = {"version": version, "flags": 0, "created_ns": created_ns, "segment_id": segment}
     ours = {"store_id": store_id, "first_sequence": first_sequence, "previous_hash": previous_hash}
     if version == format2.VERSION:
-        header = msgpack.packb(fields | ours | {"salt": salt})
-        start: bytes = MAGIC + _LENGTH.pack(len(header)) + header
+        header: bytes = msgpack.packb(fields | ours | {"salt": salt})
+        start = MAGIC + _LENGTH.pack(len(header)) + header
         return start + _LENGTH.pack(crc32c(start))
     header = msgpack.packb(fields | {"writer": ours})
     return MAGIC + _LENGTH.pack(len(header)) + header
@@ -207,7 +207,7 @@ def footer_bytes(meta: SegmentMeta, footer: Footer) -> bytes:
         "last_hash": footer.last_hash,
         "digest": footer.digest,
     }
-    body = _END_OF_FRAMES + msgpack.packb(fields)
+    body: bytes = _END_OF_FRAMES + msgpack.packb(fields)
     return body + _TRAILER.pack(len(body), crc32c(body, meta.salt), _FOOTER_MAGIC)
 
 

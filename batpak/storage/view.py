@@ -172,10 +172,8 @@ class View:
 def _whole_sequences(records: Iterator[Record], limit: int | None) -> Iterator[Record]:
     """Yield *limit* records, and those that share the last one's global sequence."""
     last = None
-    count = 0
-    for record in records:
+    for count, record in enumerate(records):
         if limit is not None and count >= limit and record.global_sequence != last:
             return
         last = record.global_sequence
-        count += 1
         yield record
