@@ -233,6 +233,7 @@ class Store(Reading):
     def sync(self) -> int:
         """Make everything that has been accepted durable; the highest durable global sequence, -1 for none."""
         self._require_open()
+        self._writer.check_reentrancy(get_ident())
         self._cover(self._system.writer.journal.sequence)
         return self._gate.durable - 1
 

@@ -40,10 +40,11 @@ class Written:
 class _Generation:
     """Those who share one fsync."""
 
-    __slots__ = ("done", "lock")
+    __slots__ = ("done", "lock", "owner")
 
     def __init__(self) -> None:
         self.lock = Lock()
+        self.owner = 0
         self.done = False
 
 
@@ -83,22 +84,31 @@ class Gate:
         later fsync that succeeds would prove nothing about it.
         """
         me = get_ident()
-        if self.owner == me:
+        # A signal handler may run while its own thread holds the device, or leads and waits for it.
+        if me in {self.owner, self._generation.owner}:
             raise ReentrantCallError
         while self.durable < ticket:
             self.require_sound()
             generation = self._generation
             with generation.lock:
-                if not generation.done:
-                    with self.device:
-                        self.owner = me
-                        try:
-                            self._generation = _Generation()
-                            self.sync_device()
-                            generation.done = True
-                        finally:
-                            self.owner = 0
+                generation.owner = me
+                try:
+                    if not generation.done:
+                        self._lead(generation, me)
+                finally:
+                    generation.owner = 0
         self._say()
+
+    def _lead(self, generation: _Generation, me: int) -> None:
+        """Run the fsync of *generation*; those who come from now on meet in the next."""
+        with self.device:
+            self.owner = me
+            try:
+                self._generation = _Generation()
+                self.sync_device()
+                generation.done = True
+            finally:
+                self.owner = 0
 
     def require_sound(self) -> None:
         """Refuse when an fsync has failed."""

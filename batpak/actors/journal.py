@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 from batpak.actors.gate import Written
@@ -170,10 +171,15 @@ class Journal:
         gate = self.gate
         assert gate is not None, "a journal is written behind a gate"
         self._seal_left_over()
+        me = get_ident()
         with gate.device:
-            gate.sync_device()
-            old = _Retired(self.meta, self._file(), self.end, first_sequence - 1, last_hash)
-            self._begin(first_sequence, last_hash, created_us, old)
+            gate.owner = me
+            try:
+                gate.sync_device()
+                old = _Retired(self.meta, self._file(), self.end, first_sequence - 1, last_hash)
+                self._begin(first_sequence, last_hash, created_us, old)
+            finally:
+                gate.owner = 0
         self._seal_left_over()
 
     def _begin(self, first_sequence: int, last_hash: bytes, created_us: int, old: _Retired | None = None) -> None:

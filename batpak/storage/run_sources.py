@@ -86,7 +86,10 @@ class Source(Protocol):
         """Yield name, number and count of rows of each scope, by name."""
 
     def heads(self) -> Iterator[tuple[int, bytes, int]]:
-        """Yield number, hash and row + 1 of each entity's newest event on lane 0, by name; 0 where there is none."""
+        """Yield number, hash and row + 1 of each entity's newest event on lane 0, by name; 0 where there is none.
+
+        To be asked after `entities` has been read to its end.
+        """
 
     def listed(self, offset: int) -> Iterator[bytes]:
         """Yield the ids that are not in order, packed with their rows, ascending."""
@@ -112,6 +115,7 @@ class TailSource:
         self._scopes = tail.scopes()
         self._entity_names: _Sorted[tuple[bytes, int, int]] = _Sorted()
         self._scope_names: _Sorted[tuple[bytes, int, int]] = _Sorted()
+        self._order: list[tuple[int, int]] = []
         self._listed: _Sorted[bytes] = _Sorted()
         self._links = bytearray()
         self._by_correlation: _Sorted[tuple[bytes, int]] = _Sorted()
@@ -182,7 +186,10 @@ class TailSource:
 
     def entities(self) -> Iterator[tuple[bytes, int, int]]:
         """Yield name, number and count of rows of each entity, by name."""
-        return iter(self._entity_names)
+        self._order.clear()
+        for name, number, visible in self._entity_names:
+            self._order.append((number, visible))
+            yield name, number, visible
 
     def scopes(self) -> Iterator[tuple[bytes, int, int]]:
         """Yield name, number and count of rows of each scope, by name."""
@@ -191,7 +198,7 @@ class TailSource:
     def heads(self) -> Iterator[tuple[int, bytes, int]]:
         """Yield number, hash and row + 1 of each entity's newest event on lane 0, by name; 0 where there is none."""
         tail = self._tail
-        for _, number, visible in self.entities():
+        for number, visible in self._order:
             rows = self._entities[number].rows
             at = visible - 1
             while at >= 0 and tail.facts(rows[at])[-1] & BRANCH:
