@@ -20,7 +20,7 @@ from batpak.graph import causes, effects, walk_ancestors
 from batpak.kind import EventKind
 from batpak.receipt import Place
 from batpak.region import Region
-from batpak.request import check_count
+from batpak.request import check_count, require_moment
 from batpak.storage.content import FrameContent
 from batpak.storage.row import HIDDEN
 from batpak.storage.run import Run
@@ -80,8 +80,7 @@ class Reading(ABC):
 
         *moment* has a zone; times are compared in milliseconds.
         """
-        if not isinstance(moment, datetime) or moment.tzinfo is None:
-            raise InvalidRequestError("moment: found no datetime with a zone, expected one")
+        require_moment(moment)
         wall_ms = (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000
         record = self._ask_view(lambda view: view.newest_until(int(wall_ms // 1)))
         return None if record is None else self.load_records([record])[0].place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -145,6 +146,12 @@ def check_count(name: str, found: object) -> int:
     if type(found) is int and found >= 0:
         return found
     raise InvalidRequestError(f"{name}: found {found!r}, expected an int from 0")
+
+
+def require_moment(found: object) -> None:
+    """Refuse what is no datetime with a zone: a naive one could mean any."""
+    if not isinstance(found, datetime) or found.tzinfo is None:
+        raise InvalidRequestError(f"moment: found {type(found).__name__} without a zone, expected a datetime with one")
 
 
 def check_durable(durable: bool | None) -> None:  # noqa: FBT001 - checks the argument of that name

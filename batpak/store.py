@@ -322,11 +322,12 @@ class Store(Reading):
                 raise CorruptStoreError(
                     "index", None, "index files that are damaged again and again", "one rebuild to help"
                 )
-            behind = self._system.writer.journal.sequence - gate.durable
-            if not gate.dirty or behind * 2 == self._config.sync_every_events:
+            journal = self._system.writer.journal
+            behind = journal.sequence - gate.durable
+            if not gate.dirty or journal.needs_care or behind * 2 == self._config.sync_every_events:
                 self._wake_for_sync()
             if behind >= self._config.sync_every_events:
-                self._cover(self._system.writer.journal.sequence)
+                self._cover(journal.sequence)
         finally:
             if self._close_asked:
                 self.close()

@@ -10,8 +10,8 @@ memory of an open and a close, a page of 64 from the middle, a point read, the b
 from __future__ import annotations
 
 import json
+import mmap
 import random
-import resource
 import shutil
 import statistics
 import subprocess
@@ -40,17 +40,23 @@ def load(directory: Path, events: int) -> float:
 
 def _event(number: int) -> NewEvent:
     """Return an event of five fields, about 80 bytes packed."""
-    payload = {"order": number, "total": number % 997, "currency": "EUR", "customer": f"customer-{number % 5000}", "note": "x" * 24}
+    payload = {
+        "order": number,
+        "total": number % 997,
+        "currency": "EUR",
+        "customer": f"customer-{number % 5000}",
+        "note": "x" * 24,
+    }
     return NewEvent(Coordinate(f"order:{number % ENTITIES}", "shop"), PLACED, payload)
 
 
 def measure(directory: Path) -> dict[str, float]:
     """Open, read and close one journal; run in a process of its own."""
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = _resident_bytes()
     started = time.perf_counter()
     store = Store.open(directory)
     opened = time.perf_counter() - started
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    grown = _resident_bytes() - memory
     count = store.stats().events
     rng = random.Random(7)
     middle = count // 2
@@ -61,7 +67,11 @@ def measure(directory: Path) -> dict[str, float]:
         page = store.query(Region(entity="order"), after=at, limit=64)
         pages.append(time.perf_counter() - started)
         assert len(page) == 64
-    ids = [entry.event_id for at in rng.sample(range(count - 8), READS // 8) for entry in store.query(Region(), after=at, limit=8)]
+    ids = [
+        entry.event_id
+        for at in rng.sample(range(count - 8), READS // 8)
+        for entry in store.query(Region(), after=at, limit=8)
+    ]
     points = []
     for event_id in ids:
         started = time.perf_counter()
@@ -72,11 +82,16 @@ def measure(directory: Path) -> dict[str, float]:
     closed = time.perf_counter() - started
     return {
         "open_ms": opened * 1e3,
-        "open_mib": grown / 1024,
+        "open_mib": grown / 2**20,
         "page64_us": statistics.median(pages) * 1e6,
         "get_us": statistics.median(points) * 1e6,
         "close_ms": closed * 1e3,
     }
+
+
+def _resident_bytes() -> int:
+    """Return how much memory of this process is in use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def main() -> None:
@@ -95,7 +110,10 @@ def main() -> None:
             size = sum(path.stat().st_size for path in files) / events
             command = [sys.executable, "-m", "benchmarks.growth", "--measure", str(directory)]
             rounds = [json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(5)]
-            cells = [_spread([each[name] for each in rounds]) for name in ("open_ms", "open_mib", "page64_us", "get_us", "close_ms")]
+            cells = [
+                _spread([each[name] for each in rounds])
+                for name in ("open_ms", "open_mib", "page64_us", "get_us", "close_ms")
+            ]
             print(f"| {events:,} | {seconds:.1f} | {size:.0f} | {len(files)} | " + " | ".join(cells) + " |", flush=True)
         finally:
             shutil.rmtree(directory)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from batpak.clock import Clock
     from batpak.log import Log
     from batpak.storage.files import WriteFile
+    from batpak.storage.segment import SegmentMeta
 
 SYNCED_LINE_SECONDS = 1.0
 """At info there is at most one line about fsyncs in this many seconds."""
@@ -28,11 +29,13 @@ SYNCED_LINE_SECONDS = 1.0
 
 @dataclass(slots=True)
 class Written:
-    """How far the journal is written: every event below *sequence*; in *file* everything below *offset*."""
+    """How far the journal is written: every event below *sequence*; in *file*, which is *meta*, all below *offset*.
+
+    Without a file there is no active segment yet.
+    """
 
     file: WriteFile | None
-    segment: int
-    identity: bytes
+    meta: SegmentMeta | None
     offset: int
     sequence: int
 
@@ -136,7 +139,7 @@ class Gate:
             self._remember(written)
             if written.sequence > self.durable:
                 self.durable = written.sequence
-                self.tag = (written.segment, written.offset, written.sequence) if written.segment else None
+                self.tag = (written.meta.segment, written.offset, written.sequence) if written.meta else None
             covered = True
         finally:
             if not covered:
@@ -145,8 +148,9 @@ class Gate:
     def _remember(self, written: Written) -> None:
         """Write the durable position; a failure costs only what recovery knows."""
         self._count += 1
+        segment, identity = (written.meta.segment, written.meta.identity) if written.meta else (0, bytes(16))
         position = watermark.DurablePosition(
-            self._store_id, self._count, written.segment, written.identity, written.offset, written.sequence
+            self._store_id, self._count, segment, identity, written.offset, written.sequence
         )
         slot = watermark.encode(position)
         try:

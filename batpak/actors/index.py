@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, assert_never
 
 from batpak.actors.actor import Actor
-from batpak.actors.messages import Adopt, Digest, IndexCommand, Publish, Replace
+from batpak.actors.messages import Adopt, IndexCommand, Publish, Replace
 from batpak.errors import ActorFailedError, BatpakError
 from batpak.log import WARNING
 from batpak.storage import run_builder
@@ -20,7 +20,6 @@ from batpak.storage.run import Run
 from batpak.storage.run_format import Cover, RunMeta
 from batpak.storage.run_state import RunState, initial_state
 from batpak.storage.tail import Tail
-from batpak.storage.tree import Tree
 from batpak.storage.view import View
 
 if TYPE_CHECKING:
@@ -39,7 +38,10 @@ RUN_BYTES: Final = 4 * 1024 * 1024
 CLOSE_EVENTS: Final = 512
 """A close writes the tail out if it holds at least so many events; fewer are read back faster than a file is made."""
 BUSY_SHARE: Final = 9
-"""While events come in, background work rests this many times as long as it worked."""
+"""While events come in, background work rests this many times as long as it worked; a quarter of that for each step
+that it has fallen behind."""
+MANY_RUNS: Final = 16
+"""With so many runs a look-up gets slow enough for merges to hurry."""
 RETRY_SECONDS: Final = 1.0
 """How long background work rests after it failed."""
 HASHES_A_SLICE: Final = 64
@@ -72,8 +74,6 @@ class Index(Actor[IndexCommand]):
         match command:
             case Publish():
                 self._publish(command.records)
-            case Digest():
-                return self._digest(command.segment)
             case Adopt():
                 self._adopt(command.part, command.parts)
             case Replace():
@@ -109,7 +109,15 @@ class Index(Actor[IndexCommand]):
             self.lines.append((WARNING, "index.not_written", {"error": type(error).__name__}))
             return RETRY_SECONDS
         seen, self._seen = self._seen, self.view.bound
-        return (self._clock.monotonic() - started) * BUSY_SHARE if seen != self._seen else 0.0
+        if seen == self._seen:
+            return 0.0
+        return (self._clock.monotonic() - started) * BUSY_SHARE / (1 << 2 * self._behind())
+
+    def _behind(self) -> int:
+        """How far background work has fallen behind: frozen tails beyond the first, and too many runs."""
+        tails = sum(isinstance(part, Tail) for part in self.view.parts) - 2
+        runs = len(self.view.parts) // MANY_RUNS
+        return max(0, tails) + runs
 
     def write_out(self) -> None:
         """Write what the tails hold, if it is enough; for a close, when no more events come."""
@@ -157,18 +165,6 @@ class Index(Actor[IndexCommand]):
         """Go on in a new tail if this one holds anything."""
         if self.view.bound:
             self._show_and_freeze()
-
-    def _digest(self, segment: int) -> bytes:
-        """Return the root over the hashes of a segment's events: what the last run knows, and the tails after it."""
-        state = self._state()
-        tree = state.tree.copy() if state.segment == segment else Tree()
-        for part in self.view.parts:
-            if isinstance(part, Tail):
-                for row in range(self.view.rows(part)):
-                    record = part.record(row)
-                    if record.segment == segment:
-                        tree.add(record.event_hash)
-        return tree.root()
 
     def _adopt(self, part: Part, parts: Sequence[Part]) -> None:
         """Show *part* in the place of *parts*."""
@@ -237,10 +233,6 @@ class Index(Actor[IndexCommand]):
         """Adopt *run* in a turn of this thread."""
         assert self.driver is not None
         self.driver.within_turn(lambda: self._adopt(run, parts))
-
-    def _state(self) -> RunState:
-        """Return the journal's state behind the last run."""
-        return self._state_before(len(self.view.parts))
 
     def _state_before(self, at: int) -> RunState:
         """Return the journal's state behind the last run among the first *at* parts."""

@@ -13,24 +13,22 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 from batpak.actors.gate import Written
-from batpak.actors.messages import Digest
 from batpak.errors import CorruptStoreError, StorageError
 from batpak.log import WARNING
 from batpak.storage import format2
-from batpak.storage.seal import seal
-from batpak.storage.segment import Footer, SegmentMeta, file_name, header_bytes, parse_header
+from batpak.storage.seal import footer_from_index, seal
+from batpak.storage.segment import SegmentMeta, file_name, header_bytes, parse_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batpak.actors.actor import Line
-    from batpak.actors.driver import Driver
     from batpak.actors.gate import Gate
-    from batpak.actors.messages import IndexCommand
     from batpak.storage.catalog import Catalog
     from batpak.storage.files import Files, WriteFile
     from batpak.storage.pool import SegmentPool
     from batpak.storage.row import Record
+    from batpak.storage.view import View
 
 FIRST_STEP_BYTES: Final = 1024 * 1024
 MAX_STEP_BYTES: Final = 16 * 1024 * 1024
@@ -51,7 +49,8 @@ class _Retired:
 class Journal:
     """The active segment of one store; only the writer's turns touch it.
 
-    *catalog* lists the segments; *segment_format* is what new ones are written in.
+    *catalog* lists the segments; *segment_format* is what new ones are written in. *needs_care* says that the
+    writer's thread has something to do between turns.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Journal:
         files: Files,
         catalog: Catalog,
         pool: SegmentPool,
-        index: Driver[IndexCommand],
+        view: Callable[[], View],
         random_bytes: Callable[[int], bytes],
         *,
         segment_bytes: int,
@@ -70,24 +69,26 @@ class Journal:
         self._files = files
         self._catalog = catalog
         self._pool = pool
-        self._index = index
+        self._view = view
         self._random_bytes = random_bytes
         self._segment_bytes = segment_bytes
         self.segment_format = segment_format
         self.gate: Gate | None = None
-        self.written = Written(None, 0, bytes(16), 0, sequence)
-        self._meta: SegmentMeta | None = None
+        self.written = Written(None, None, 0, sequence)
+        self._created: int | None = None
         self._allocated = 0
         self._step = FIRST_STEP_BYTES
         self._may_allocate = segment_format == format2.VERSION
         self._retired: list[_Retired] = []
+        self.needs_care = False
         self.lines: list[Line] = []
 
     @property
     def meta(self) -> SegmentMeta:
         """The active segment."""
-        assert self._meta is not None, "make_room comes before the first write"
-        return self._meta
+        meta = self.written.meta
+        assert meta is not None, "make_room comes before the first write"
+        return meta
 
     @property
     def end(self) -> int:
@@ -101,9 +102,8 @@ class Journal:
 
     def go_on(self, meta: SegmentMeta, file: WriteFile, end: int) -> None:
         """Go on behind *end* in a segment that is there."""
-        self._meta = meta
         self._allocated = file.size()
-        self.written = Written(file, meta.segment, meta.identity, end, self.sequence)
+        self.written = Written(file, meta, end, self.sequence)
 
     def read_payload(self, record: Record) -> bytes:
         """Return the payload of a stored event."""
@@ -112,12 +112,18 @@ class Journal:
 
     def make_room(self, needed: int, first_sequence: int, last_hash: bytes, created_us: int) -> None:
         """Make sure that *needed* bytes can go behind the end: begin a segment, rotate, preallocate."""
-        if self._meta is None:
+        if self.written.meta is None:
             self._begin(first_sequence, last_hash, created_us)
         elif self.end > self.meta.frames_start and self.end + needed > self._segment_bytes:
             self.rotate(first_sequence, last_hash, created_us)
-        if self._may_allocate and self.end + needed > self._allocated:
-            self._allocate(needed)
+        if self._may_allocate:
+            behind = self.end + needed
+            if behind > self._allocated:
+                length = max(FIRST_STEP_BYTES, needed)
+                if self._reserve(self._file(), self._allocated, length):
+                    self._allocated += length
+            if self._allocated - behind < self._step // 4:
+                self.needs_care = True
 
     def write(self, data: bytes, start: int) -> None:
         """Write *data* at *start*, whole or with a typed error."""
@@ -133,7 +139,7 @@ class Journal:
     def advance(self, offset: int, sequence: int) -> None:
         """Note that the journal is written up to *offset*; one assignment."""
         written = self.written
-        self.written = Written(written.file, written.segment, written.identity, offset, sequence)
+        self.written = Written(written.file, written.meta, offset, sequence)
 
     def matching(self, data: bytes, start: int) -> int:
         """Return how many bytes of *data* stand at *start*, from its beginning."""
@@ -165,33 +171,31 @@ class Journal:
     # Segments ----------------------------------------------------------------------------------------------------
 
     def rotate(self, first_sequence: int, last_hash: bytes, created_us: int) -> None:
-        """Make the active segment durable, begin the next one, seal the old."""
-        if self._meta is None or self.end == self.meta.frames_start:
+        """Make the active segment durable and begin the next one; the old one waits to be sealed."""
+        written = self.written
+        if written.meta is None or written.file is None or written.offset == written.meta.frames_start:
             return
         gate = self.gate
         assert gate is not None, "a journal is written behind a gate"
-        self._seal_left_over()
+        old = _Retired(written.meta, written.file, written.offset, first_sequence - 1, last_hash)
         me = get_ident()
         with gate.device:
             gate.owner = me
             try:
                 gate.sync_device()
-                old = _Retired(self.meta, self._file(), self.end, first_sequence - 1, last_hash)
                 self._begin(first_sequence, last_hash, created_us, old)
             finally:
                 gate.owner = 0
-        self._seal_left_over()
 
     def _begin(self, first_sequence: int, last_hash: bytes, created_us: int, old: _Retired | None = None) -> None:
-        """Create the next segment, durably, and make it the active one; *old* waits to be sealed from then on."""
-        segment = self._catalog.next_segment()
-        salt = int.from_bytes(self._random_bytes(4), "big")
+        """Create the next segment, durably, and make it the active one by one assignment."""
+        segment = self._catalog.next_segment() if self._created is None else self._created
         header = header_bytes(
             version=self.segment_format,
             segment=segment,
             created_ns=created_us * 1000,
             store_id=self._catalog.store_id,
-            salt=salt,
+            salt=int.from_bytes(self._random_bytes(4), "big"),
             first_sequence=first_sequence,
             previous_hash=last_hash,
         )
@@ -205,13 +209,18 @@ class Journal:
         except OSError as error:
             raise StorageError("create", name, error.errno) from error
         meta = parse_header(header, segment, len(header))
-        if old is not None and (not self._retired or self._retired[-1].meta is not old.meta):
-            self._retired.append(old)
-        self._allocated = len(header)
-        self._step = FIRST_STEP_BYTES
+        self._created = segment
         self._catalog.add(meta)
-        self._meta = meta
-        self.written = Written(file, segment, meta.identity, len(header), first_sequence)
+        if old is not None:
+            # An attempt that was interrupted left an entry that has been overtaken: the segment went on.
+            if self._retired and self._retired[-1].meta is old.meta:
+                self._retired.pop()
+            self._retired.append(old)
+        self._step = FIRST_STEP_BYTES
+        self._allocated = len(header)
+        self.written = Written(file, meta, len(header), first_sequence)
+        self._created = None
+        self.needs_care = True
 
     def _create(self, name: str, header_size: int) -> WriteFile:
         """Create a segment's file; what an interrupted attempt left there holds no event and goes."""
@@ -230,64 +239,72 @@ class Journal:
             self._files.remove(name)
             return self._files.create(name)
 
-    def _allocate(self, needed: int) -> None:
-        """Reserve space ahead; a file system that refuses is asked once."""
-        step = max(self._step, needed)
-        start = self._allocated
+    # Between turns -----------------------------------------------------------------------------------------------
+
+    def take_care(self) -> bool:
+        """Seal a segment or reserve space ahead, by the writer's own thread outside its turns; whether there is more.
+
+        What this changes belongs to no turn, but for the space reserved, which is only a hint.
+        """
+        if self._retired and self._retired[0].meta is not self.written.meta:
+            self._seal_first()
+            return True
+        written = self.written
+        ahead = self._allocated - written.offset
+        if not self._may_allocate or written.file is None or ahead >= self._step // 4:
+            self.needs_care = False
+            return False
+        step, allocated = self._step, self._allocated
+        if self._reserve(written.file, allocated, step) and self.written.file is written.file:
+            self._allocated = max(self._allocated, allocated + step)
+        self.needs_care = False
+        return False
+
+    def finish(self) -> None:
+        """End the active segment for a clean close: cut the preallocated rest; in format 1 write the footer."""
+        while self._retired and self._retired[0].meta is not self.written.meta:
+            self._seal_first()
+        written = self.written
+        if written.meta is None or written.file is None:
+            return
+        if written.meta.version != format2.VERSION and written.offset > written.meta.frames_start:
+            self._catalog.add(seal(written.file, written.meta, written.offset, None))
+        elif written.file.size() != written.offset:
+            written.file.truncate(written.offset)
+            written.file.sync()
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self.written.file, *(old.file for old in self._retired)):
+            if file is not None:
+                file.close()
+
+    def _reserve(self, file: WriteFile, start: int, length: int) -> bool:
+        """Reserve space in *file*; a file system that refuses is asked once."""
         try:
-            if self._file().allocate(start, step):
-                self._allocated = start + step
+            if file.allocate(start, length):
                 self._step = min(self._step * 2, MAX_STEP_BYTES)
-                return
+                return True
         except OSError:
-            pass  # no room for a step is not yet no room for this write
-        else:
-            self._may_allocate = False
-            self.lines.append((WARNING, "segment.not_preallocated", {"segment": self.meta.segment}))
+            return False  # no room for a step is not yet no room for the next write
+        self._may_allocate = False
+        self.lines.append((WARNING, "segment.not_preallocated", {"file": self.meta.name}))
+        return False
 
-    def _seal_left_over(self) -> None:
-        """Seal what was rotated away; a failure leaves that to the next open."""
-        while self._retired:
-            old = self._retired[0]
-            if old.meta is not self._meta:
-                try:
-                    self._seal(old)
-                except OSError as error:
-                    self.lines.append(
-                        (WARNING, "segment.not_sealed", {"segment": old.meta.segment, "error": type(error).__name__})
-                    )
-                with suppress(OSError):
-                    old.file.close()
-            del self._retired[0]
-
-    def _seal(self, old: _Retired) -> None:
-        """Write the old segment's footer."""
-        footer = None
-        if old.meta.version == format2.VERSION:
-            first = old.meta.first_sequence or 0
-            digest = self._index.ask(Digest(old.meta.segment))
-            footer = Footer(old.end, old.last_sequence + 1 - first, first, old.last_sequence, old.last_hash, digest)
-        self._catalog.add(seal(old.file, old.meta, old.end, footer))
+    def _seal_first(self) -> None:
+        """Seal the oldest segment that was rotated away; a failure leaves that to the next open."""
+        old = self._retired[0]
+        try:
+            footer = footer_from_index(self._view(), old.meta, old.end, old.last_sequence, old.last_hash)
+            self._catalog.add(seal(old.file, old.meta, old.end, footer))
+        except OSError as error:
+            self.lines.append((WARNING, "segment.not_sealed", {"file": old.meta.name, "error": type(error).__name__}))
+        with suppress(OSError):
+            old.file.close()
+        del self._retired[0]
 
     def _file(self) -> WriteFile:
         """Return the active segment's file."""
         file = self.written.file
         assert file is not None, "make_room comes before the first write"
         return file
-
-    def finish(self) -> None:
-        """End the active segment for a clean close: cut the preallocated rest; in format 1 write the footer."""
-        if self._meta is None:
-            return
-        self._seal_left_over()
-        file, end = self._file(), self.end
-        if self.segment_format != format2.VERSION and end > self._meta.frames_start:
-            self._catalog.add(seal(file, self._meta, end, None))
-        elif file.size() != end:
-            file.truncate(end)
-            file.sync()
-
-    def close(self) -> None:
-        """Close the active segment's file."""
-        if self.written.file is not None:
-            self.written.file.close()

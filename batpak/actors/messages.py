@@ -88,13 +88,6 @@ class Publish(Command[None]):
 
 
 @command
-class Digest(Command[bytes]):
-    """Return the root of the tree over the hashes of all events in *segment*."""
-
-    segment: int
-
-
-@command
 class Adopt(Command[None]):
     """Put *part* in the place of *parts*, neighbours that hold the same events."""
 
@@ -127,5 +120,5 @@ class Forget(Command[None]):
 
 
 WriterCommand: TypeAlias = Append | AppendBatch | Flight | Rotate
-IndexCommand: TypeAlias = Publish | Digest | Adopt | Replace
+IndexCommand: TypeAlias = Publish | Adopt | Replace
 ReaderCommand: TypeAlias = Load | Forget

@@ -106,7 +106,7 @@ class System:
             files,
             catalog,
             self._writer_pool,
-            self.index_driver,
+            lambda: self.index.view,
             os.urandom,
             segment_bytes=config.segment_bytes,
             segment_format=self.segment_format,

@@ -187,7 +187,9 @@ class Writer(Actor[WriterCommand]):
         self._failed = error
 
     def idle(self) -> float | None:
-        """Make durable what has waited too long; the seconds until that may be due."""
+        """Look after the segments; make durable what has waited too long; the seconds until that may be due."""
+        if self.journal.needs_care and self.failure is None and self.journal.take_care():
+            return 0.0
         gate = self.gate
         if gate is None or gate.poison is not None or gate.durable >= self.journal.sequence:
             return None

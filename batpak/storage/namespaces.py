@@ -44,14 +44,12 @@ class Namespaces:
     def add(self, name: bytes) -> None:
         """Take the next entity in sorted order."""
         still_open = self._open
-        depth = 0
-        for namespace in still_open:
+        for depth, namespace in enumerate(still_open):
             if not name.startswith(namespace.prefix):
                 self._close(depth)
                 break
             if namespace.index < 0:
                 self._keep(depth, namespace)
-            depth += 1
         at = name.find(b":", len(still_open[-1].prefix) if still_open else 0)
         while at >= 0 and len(still_open) < MAX_DEPTH:
             still_open.append(_Open(name[: at + 1], self._rank))

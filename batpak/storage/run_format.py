@@ -28,16 +28,19 @@ import struct
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import msgpack
 from crc32c import crc32c
 
 from batpak.errors import UnsupportedFormatError, UnsupportedPlatformError
 from batpak.storage.blocks import BLOCK_BYTES, RunError
+from batpak.storage.row import ROW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+T = TypeVar("T")
 
 FOLDER: Final = "index"
 MAGIC: Final = b"BPRUN\0"
@@ -194,16 +197,22 @@ def decode_layout(name: str, header: bytes, meta: bytes) -> Layout:
     try:
         found = msgpack.unpackb(meta, use_list=False)
         layout = Layout(
-            RunMeta(store_id, found["generation"], found["covers"], found["tree"], found["created_ms"]),
-            found["count"],
-            found["first"],
-            found["last"],
-            found["min_wall"],
-            found["bits"],
+            RunMeta(
+                store_id,
+                _of_type(int, found["generation"]),
+                _of_type(tuple, found["covers"]),
+                _of_type(bytes, found["tree"]),
+                _of_type(int, found["created_ms"]),
+            ),
+            _of_type(int, found["count"]),
+            _of_type(int, found["first"]),
+            _of_type(int, found["last"]),
+            _of_type(int, found["min_wall"]),
+            _of_type(int, found["bits"]),
             salt,
             body_bytes,
-            found["sections"],
-            found["blocks"],
+            {section: _stretch(found["sections"][section]) for section in Section},
+            _of_type(bytes, found["blocks"]),
         )
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise RunError(f"found a meta that cannot be read: {error!r}", name) from error
@@ -212,19 +221,30 @@ def decode_layout(name: str, header: bytes, meta: bytes) -> Layout:
 
 
 def check_layout(name: str, layout: Layout) -> None:
-    """Raise `RunError` unless name, sections and blocks agree with one another."""
+    """Raise `RunError` unless name, count, sections and blocks agree with one another."""
     expected = run_name(layout.first_sequence, layout.last_sequence, layout.meta.generation)
     if name != expected:
         raise RunError(f"found the meta of {expected}", name)
     blocks = -(-layout.body_bytes // BLOCK_BYTES)
     if len(layout.crcs) != blocks * _CRC.size:
         raise RunError(f"found {len(layout.crcs)} bytes of checksums, expected {blocks * _CRC.size}", name)
-    missing = [section for section in Section if section not in layout.sections]
-    if missing:
-        raise RunError(f"found no section {missing[0]}", name)
     for section, (start, length) in layout.sections.items():
         if not 0 <= start <= start + length <= layout.body_bytes or start % ALIGNMENT:
             raise RunError(f"found section {section} outside the body", name)
+    rows = layout.sections[Section.ROWS][1]
+    if rows != layout.count * ROW_BYTES or not rows:
+        raise RunError(f"found {rows} bytes of rows, expected {layout.count} rows", name)
+
+
+def _of_type(expected: type[T], found: object) -> T:
+    if type(found) is not expected:
+        raise TypeError(f"found {type(found).__name__}, expected {expected.__name__}")
+    return found
+
+
+def _stretch(found: object) -> tuple[int, int]:
+    start, length = _of_type(tuple, found)
+    return _of_type(int, start), _of_type(int, length)
 
 
 def check_byte_order() -> None:

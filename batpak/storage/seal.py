@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING
 
 from batpak.storage import format2
 from batpak.storage.original_footer import FooterRow, encode_footer
+from batpak.storage.run import Run
+from batpak.storage.run_state import RunState
 from batpak.storage.scan import Batches, Found, Walk
 from batpak.storage.segment import Footer, SegmentMeta, footer_bytes
+from batpak.storage.tail import Tail
 from batpak.storage.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batpak.storage.files import Files, ReadFile, WriteFile
+    from batpak.storage.view import View
 
 
 def seal(file: WriteFile, meta: SegmentMeta, end: int, footer: Footer | None) -> SegmentMeta:
@@ -36,6 +40,25 @@ def seal(file: WriteFile, meta: SegmentMeta, end: int, footer: Footer | None) ->
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     file.sync()
     return replace(meta, size=end + len(data), footer=footer)
+
+
+def footer_from_index(view: View, meta: SegmentMeta, end: int, last_sequence: int, last_hash: bytes) -> Footer | None:
+    """Return the footer of a format 2 segment from what the index holds; None where it does not hold all hashes."""
+    if meta.version != format2.VERSION:
+        return None
+    first = meta.first_sequence or 0
+    tree = Tree()
+    for part in view.parts:
+        if isinstance(part, Run):
+            state = RunState.unpack(part.meta.tree)
+            if state.segment == meta.segment:
+                tree = state.tree
+        elif isinstance(part, Tail):
+            for row in range(view.rows(part)):
+                if first <= part.global_sequence(row) <= last_sequence:
+                    tree.add(part.event_hash(row))
+    frames = last_sequence + 1 - first
+    return Footer(end, frames, first, last_sequence, last_hash, tree.root()) if tree.size == frames else None
 
 
 def seal_by_name(files: Files, meta: SegmentMeta, end: int) -> SegmentMeta:
