@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 HASH_BYTES: Final = 32
 """The length of a BLAKE3 hash."""
 
+NO_SEQUENCE: Final = -1
+"""In the place of a sequence that is not known."""
+
 MAX_GLOBAL_SEQUENCE: Final = 2**64 - 1
 """The highest place in a journal: the formats keep it in 64 bits."""
 
@@ -69,7 +72,8 @@ class Receipt:
 
     *sequence* is its place in its entity, *global_sequence* its place in the journal, both from 0. *durable* says
     whether an fsync that covers it had returned when the receipt was made. *duplicate* is true when an idempotency
-    key was known already: the receipt is that of the first event and nothing was written.
+    key was known already: the receipt is that of the first event and nothing was written. *sequence* is -1 in the one
+    case that nobody knows it: the key of an event that the original compacted away.
     """
 
     event_id: UUID
@@ -82,7 +86,8 @@ class Receipt:
     def __post_init__(self) -> None:
         """Refuse what cannot have been written."""
         _check_sequence("receipt", "global_sequence", self.global_sequence)
-        _check_sequence("receipt", "sequence", self.sequence)
+        if self.sequence != NO_SEQUENCE:
+            _check_sequence("receipt", "sequence", self.sequence)
         _check_hash("receipt", self.event_hash)
 
     @property

@@ -20,7 +20,7 @@ from batpak.errors import (
     TooLargeError,
 )
 from batpak.event import MAX_SEQUENCE, NO_STREAM
-from batpak.receipt import Receipt
+from batpak.receipt import NO_SEQUENCE, Receipt
 from batpak.storage import format1, format2
 from batpak.storage.frame import Frame
 from batpak.storage.row import FOREIGN, KEY, Head, Record
@@ -239,7 +239,7 @@ class Decision:
             raise IdempotencyConflictError(UUID(bytes=key), "the first event with this key has another content")
         # The original keeps no place in the entity for an event that is gone.
         return Receipt(
-            UUID(bytes=key), entry.global_sequence, NO_STREAM, entry.content_hash, durable=True, duplicate=True
+            UUID(bytes=key), entry.global_sequence, NO_SEQUENCE, entry.content_hash, durable=True, duplicate=True
         )
 
     def _place(self, command: Append, remaining: int, causation: bytes | None) -> Receipt:

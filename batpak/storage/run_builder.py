@@ -53,7 +53,7 @@ def build(
 
     *source* is a tail, of which only *bound* rows are taken if that is given, or runs that are neighbours, in order;
     it must not be empty. When this returns the run is durable. An `OSError`, a `BadBlockError` of a source, or closing
-    the generator leaves no run behind.
+    the generator leaves no run behind that is not whole.
     """
     check_byte_order()
     sources: list[Source]
@@ -76,11 +76,12 @@ def build(
             yield
             file.sync()
         files.replace(temporary, name)
+        temporary = name
+        files.sync_folder(FOLDER)
     except BaseException:
         with suppress(OSError):
             files.remove(temporary)
         raise
-    files.sync_folder(FOLDER)
     return name
 
 

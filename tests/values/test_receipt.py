@@ -120,7 +120,7 @@ def test_receipts_compare_hash_and_pickle_by_value() -> None:
     ("field", "value", "message"),
     [
         ("global_sequence", -1, "receipt's global_sequence: found -1"),
-        ("sequence", -1, "receipt's sequence: found -1"),
+        ("sequence", -2, "receipt's sequence: found -2"),
         ("event_hash", b"short", "receipt's event_hash: found 5 bytes"),
     ],
 )
