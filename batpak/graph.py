@@ -6,7 +6,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from batpak.reports import Ancestry, AncestryEnd
-from batpak.request import check_count
 from batpak.storage.format2 import GENESIS
 from batpak.storage.row import HIDDEN
 
@@ -67,8 +66,6 @@ def effects(view: View, record: Record, depth: int, limit: int) -> list[Record]:
 
 def _breadth_first(start: Record, step: Callable[[Record], Iterable[Record]], depth: int, limit: int) -> list[Record]:
     """Return what *step* leads to from *start*, each event once, without *start* itself."""
-    for name, value in (("depth", depth), ("limit", limit)):
-        check_count(name, value)
     seen = {start.event_id}
     found: list[Record] = []
     waiting = deque([(start, 0)])

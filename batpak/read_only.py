@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from threading import Lock
+import warnings
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Final, Self
 
 from batpak.actors.driver import Driver
@@ -12,12 +13,12 @@ from batpak.actors.messages import Publish
 from batpak.actors.reader import Reader
 from batpak.actors.system import DriverOf
 from batpak.config import StoreConfig
-from batpak.errors import ForkedStoreError, StorageError, StoreClosedError
+from batpak.errors import CorruptStoreError, ForkedStoreError, ReentrantCallError, StorageError, StoreClosedError
 from batpak.living import OPEN
 from batpak.log import Log
 from batpak.reading import Reading
 from batpak.reports import Stats
-from batpak.storage.files import RealFiles
+from batpak.request import check_config, open_directory
 from batpak.storage.opening import Opened, open_parts
 from batpak.storage.pool import SegmentPool
 from batpak.storage.recovery import Survey, look_again, survey
@@ -39,24 +40,27 @@ class ReadOnlyStore(Reading):
     block, or call `close`.
     """
 
-    def __init__(self, files: Files, config: StoreConfig) -> None:
+    def __init__(self, files: Files, config: StoreConfig, driver: DriverOf | None = None) -> None:
         """Open what *files* holds; use `open` instead."""
+        self._closed: type[StoreClosedError] | None = StoreClosedError  # until everything stands
         self._files = files
         self._config = config
         self._lock = Lock()
-        self._closed: type[StoreClosedError] | None = None
+        self._owner = 0
+        self._close_asked = False
         try:
             opened = self._look()
         except OSError as error:
             raise StorageError("open", files.directory, error.errno) from error
         self._index_actor = Index(files, self._found, opened, config.clock, writable=False)
         self._reader_actor = Reader(SegmentPool(files, self._meta))
-        drivers = DriverOf(config, Log())
-        self._index: Driver[IndexCommand] = drivers.make(self._index_actor)
-        self._reader: Driver[ReaderCommand] = drivers.make(self._reader_actor)
+        drivers, log = driver or DriverOf(), Log()
+        self._index: Driver[IndexCommand] = drivers.make(self._index_actor, config, log)
+        self._reader: Driver[ReaderCommand] = drivers.make(self._reader_actor, config, log)
         for each in (self._index, self._reader):
             each.connect((self._index, self._reader))
             each.start()
+        self._closed = None
         OPEN.add(self)
 
     @classmethod
@@ -65,9 +69,10 @@ class ReadOnlyStore(Reading):
 
         Raises `InvalidDirectoryError` where there is none, `CorruptStoreError`, `UnsupportedFormatError`.
         """
-        files = RealFiles.open(directory, create=False)
+        config = check_config(config)
+        files = open_directory(directory, create=False)
         try:
-            return cls(files, config or StoreConfig())
+            return cls(files, config)
         except BaseException:
             files.close()
             raise
@@ -78,15 +83,18 @@ class ReadOnlyStore(Reading):
         A batch is taken in whole or not at all. A damaged journal raises `CorruptStoreError`; what was visible
         before stays so.
         """
-        with self._lock:
-            self._view()
-            try:
-                if len(self._index_actor.view.parts) - self._runs > MAX_FROZEN_TAILS:
-                    self._take_in_all()
-                else:
-                    self._take_in_more()
-            except OSError as error:
-                raise StorageError("refresh", self._files.directory, error.errno) from error
+        me = get_ident()
+        if self._owner == me:
+            raise ReentrantCallError
+        try:
+            with self._lock:
+                self._owner = me
+                try:
+                    self._take_in()
+                finally:
+                    self._owner = 0
+        finally:
+            self._leave()
         return self._view().last_sequence()
 
     def stats(self) -> Stats:
@@ -106,6 +114,9 @@ class ReadOnlyStore(Reading):
 
     def close(self) -> None:
         """Let go of the files. Idempotent; every later call raises `StoreClosedError`."""
+        if self._inside():
+            self._close_asked = True
+            return
         with self._lock:
             if self._closed is not None:
                 return
@@ -119,6 +130,7 @@ class ReadOnlyStore(Reading):
     def forget_parent(self) -> None:
         """In a forked child: this copy is dead."""
         self._closed = ForkedStoreError
+        self._lock = Lock()  # a thread that is not here may hold the other
         self._files.abandon()
 
     def __enter__(self) -> Self:
@@ -126,6 +138,11 @@ class ReadOnlyStore(Reading):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", StoreClosedError) is None:
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
+            self.close()
 
     def __repr__(self) -> str:
         return f"<ReadOnlyStore {self._files.directory!r} {'open' if self._closed is None else 'closed'}>"
@@ -135,6 +152,17 @@ class ReadOnlyStore(Reading):
         if self._closed is not None:
             raise self._closed
         return self._index_actor.view
+
+    def _inside(self) -> bool:
+        """Whether the calling thread is in a turn of one of our actors, or takes in what came."""
+        me = get_ident()
+        drivers = (self._index, self._reader)
+        return self._owner == me or any(each.owner == me or each.mailbox.guard_owner == me for each in drivers)
+
+    def _leave(self) -> None:
+        """Close, if a signal handler asked for it while a turn of this store ran."""
+        if self._close_asked and not self._inside():
+            self.close()
 
     def _meta(self, segment: int) -> SegmentMeta:
         """Return a segment as it was when it was last looked at."""
@@ -150,6 +178,27 @@ class ReadOnlyStore(Reading):
         self._scan = opened.scan
         return opened
 
+    def _take_in(self) -> None:
+        """Take in what has been appended since."""
+        self._view()
+        try:
+            if len(self._index_actor.view.parts) - self._runs > MAX_FROZEN_TAILS:
+                self._take_in_all()
+            else:
+                self._take_in_more_or_all()
+        except OSError as error:
+            raise StorageError("refresh", self._files.directory, error.errno) from error
+
+    def _take_in_more_or_all(self) -> None:
+        """Take in what came; look at everything again where it does not follow what was seen before.
+
+        A writer whose disk was full may have begun a segment, withdrawn it, and begun it anew.
+        """
+        try:
+            self._take_in_more()
+        except CorruptStoreError:
+            self._take_in_all()
+
     def _take_in_all(self) -> None:
         """Adopt the runs that the writer has made since, in the place of what was kept in memory."""
         opened = self._look()
@@ -158,6 +207,7 @@ class ReadOnlyStore(Reading):
     def _take_in_more(self) -> None:
         """Scan what stands behind the last event."""
         look_again(self._files, self._found)
-        self._scan = scan = self._scan.behind_it()
+        scan = self._scan.behind_it()
         for group in scan.groups():
             self._index.ask(Publish(group))
+        self._scan = scan  # not before: what was cut short is scanned again

@@ -7,7 +7,7 @@ never half a batch, and no call waits behind a commit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
@@ -15,16 +15,17 @@ from uuid import UUID
 from batpak.actors.messages import Load, Replace
 from batpak.coordinate import Coordinate
 from batpak.errors import CorruptStoreError, EventNotFoundError, InvalidRequestError, StalePlaceError
-from batpak.event import EventFlags, IndexEntry, StoredEvent
+from batpak.event import NO_STREAM, EventFlags, IndexEntry, StoredEvent
 from batpak.graph import causes, effects, walk_ancestors
 from batpak.kind import EventKind
 from batpak.receipt import Place
 from batpak.region import Region
-from batpak.request import check_count, require_moment
+from batpak.request import check_count, check_entity, check_items, require_moment
 from batpak.storage.content import FrameContent
 from batpak.storage.row import HIDDEN
 from batpak.storage.run import Run
 from batpak.storage.run_tables import BadBlockError
+from batpak.storage.view import View
 from batpak.verify import verify_chain
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from batpak.reports import Ancestry, ChainReport
     from batpak.storage.catalog import Catalog
     from batpak.storage.row import Record
-    from batpak.storage.view import View
 
 T = TypeVar("T")
 
@@ -60,6 +60,10 @@ class Reading(ABC):
     def _view(self) -> View:
         """Return what is visible now; raises `StoreClosedError` when nothing is any more."""
 
+    @abstractmethod
+    def _leave(self) -> None:
+        """Do what a signal handler asked for while a turn of this thread ran."""
+
     # One event ---------------------------------------------------------------------------------------------------
 
     def get(self, event_id: UUID) -> StoredEvent:
@@ -68,10 +72,12 @@ class Reading(ABC):
 
     def get_many(self, event_ids: Sequence[UUID]) -> list[StoredEvent]:
         """Read events in the order asked; `EventNotFoundError` names the first that is not there."""
-        return self.load_records([self._find(event_id) for event_id in event_ids])
+        self._view()  # a closed store refuses, asked for nothing too
+        return self.load_records([self._find(event_id) for event_id in check_items("event_ids", event_ids)])
 
     def latest(self, entity: str) -> IndexEntry | None:
         """Return the newest event of exactly *entity*; its ``sequence`` is what ``expected_sequence`` wants."""
+        check_entity(entity)
         record = self._ask_view(lambda view: view.newest(entity))
         return None if record is None else entry_of(record)
 
@@ -81,8 +87,8 @@ class Reading(ABC):
         *moment* has a zone; times are compared in milliseconds.
         """
         require_moment(moment)
-        wall_ms = (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000
-        record = self._ask_view(lambda view: view.newest_until(int(wall_ms // 1)))
+        wall_ms = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+        record = self._ask_view(lambda view: view.newest_until(wall_ms))
         return None if record is None else self.load_records([record])[0].place
 
     # Many events -------------------------------------------------------------------------------------------------
@@ -96,7 +102,7 @@ class Reading(ABC):
         (`StalePlaceError`). Events that share a global sequence (only the original made such) come together, so a
         page may be longer than *limit*. *limit* 0 gives nothing.
         """
-        _require_region(region)
+        _require("region", region, Region)
         after, limit = self._after(after), _limit(limit)
         return self._ask_view(
             lambda view: [entry_of(record) for record in view.select(region, after, limit, reverse=reverse)]
@@ -115,23 +121,23 @@ class Reading(ABC):
         Arguments as for `query`. What is appended during the iteration is not in it. A damaged frame raises
         `CorruptStoreError` when the iteration reaches its block.
         """
-        _require_region(region)
-        after, limit = self._after(after), _limit(limit)
-        view = self._view()
-        return self._events(self._guarded(view, lambda: view.select(region, after, limit, reverse=reverse)))
+        return self._prepare_read(region, after, limit, reverse=reverse)()
 
     def by_scope(self, scope: str) -> list[IndexEntry]:
         """List the events of one scope."""
+        _require("scope", scope, str)
         return self.query(Region(scope=scope))
 
     def by_fact(self, kind: EventKind) -> list[IndexEntry]:
         """List the events of one kind."""
+        _require("kind", kind, EventKind)
         return self.query(Region(kind=kind))
 
     def stream(
         self, entity: str, *, after_sequence: int | None = None, limit: int | None = None, reverse: bool = False
     ) -> list[IndexEntry]:
         """List the events of exactly *entity*, in its own order; *after_sequence* is exclusive."""
+        _check_stream(entity, after_sequence)
         limit = _limit(limit)
         return self._ask_view(
             lambda view: [entry_of(record) for record in view.stream(entity, after_sequence, limit, reverse=reverse)]
@@ -141,9 +147,11 @@ class Reading(ABC):
         self, entity: str, *, after_sequence: int | None = None, limit: int | None = None, reverse: bool = False
     ) -> Iterator[StoredEvent]:
         """Iterate over the events of exactly *entity*, with payloads; arguments as for `stream`."""
+        _check_stream(entity, after_sequence)
         limit = _limit(limit)
-        view = self._view()
-        return self._events(self._guarded(view, lambda: view.stream(entity, after_sequence, limit, reverse=reverse)))
+        return self._events(
+            self.selected(self._view(), lambda view: view.stream(entity, after_sequence, limit, reverse=reverse))
+        )
 
     # The graph ---------------------------------------------------------------------------------------------------
 
@@ -154,10 +162,14 @@ class Reading(ABC):
 
     def causes(self, event_id: UUID, *, depth: int = 1, limit: int = 1000) -> list[StoredEvent]:
         """Return what caused an event, *depth* steps back, nearest first; a cause that is not here is left out."""
+        check_count("depth", depth)
+        check_count("limit", limit)
         return self._ask_view(lambda view: self.load_records(causes(view, self._find(event_id), depth, limit)))
 
     def effects(self, event_id: UUID, *, depth: int = 1, limit: int = 1000) -> list[StoredEvent]:
         """Return what an event caused, *depth* steps on, breadth first, each event once."""
+        check_count("depth", depth)
+        check_count("limit", limit)
         return self._ask_view(lambda view: self.load_records(effects(view, self._find(event_id), depth, limit)))
 
     def verify_chain(
@@ -168,11 +180,27 @@ class Reading(ABC):
         A frame whose checksum is wrong raises `CorruptStoreError`. *progress* is called with events done and events
         there are in all.
         """
-        _require_region(region)
+        _require("region", region, Region)
         view = self._view()
         return verify_chain(self, view, region, progress)
 
     # What the parts share ----------------------------------------------------------------------------------------
+
+    def _prepare_read(
+        self, region: Region, after: int | Place | None, limit: int | None, *, reverse: bool
+    ) -> Callable[[], Iterator[StoredEvent]]:
+        """Check the arguments and take the view, now; what it returns looks at the place and begins to read."""
+        _require("region", region, Region)
+        limit = _limit(limit)
+        if not isinstance(after, Place):
+            after = self._after(after)
+        view = self._view()
+
+        def begin() -> Iterator[StoredEvent]:
+            behind = self._after(after)
+            return self._events(self.selected(view, lambda view: view.select(region, behind, limit, reverse=reverse)))
+
+        return begin
 
     def _find(self, event_id: UUID) -> Record:
         """Return the row of an event that a read may show."""
@@ -190,7 +218,11 @@ class Reading(ABC):
 
     def load_contents(self, records: Sequence[Record]) -> list[FrameContent]:
         """Read frames and make sure that each is the one that the index speaks of."""
-        bodies = self._reader.ask(Load([(record.segment, record.offset, record.length) for record in records]))
+        load = Load([(record.segment, record.offset, record.length) for record in records])
+        try:
+            bodies = self._reader.ask(load)
+        finally:
+            self._leave()
         contents = []
         for record, body in zip(records, bodies, strict=True):
             content = FrameContent(body, self._catalog.meta(record.segment).version)
@@ -219,30 +251,32 @@ class Reading(ABC):
                 return answer(self._view())
             except BadBlockError as error:
                 self._rebuild(error)
-        return answer(self._view())
+        raise damaged_again()
 
     def _rebuild(self, error: BadBlockError) -> None:
         """Have the index rebuild the run in which *error* found a damaged block."""
         if not isinstance(error.run, Run):
             raise CorruptStoreError("index", None, str(error), "a run that is in use") from error
-        self._index.ask(Replace(error.run))
-
-    def _guarded(self, view: View, records: Callable[[], Iterator[Record]]) -> Iterator[Record]:
-        """Yield *records* of *view*; where its files turn out damaged, go on in a rebuilt view at the same place."""
-        given = 0
-        bound = view.last_sequence()
         try:
-            for record in records():
-                given += 1
-                yield record
-        except BadBlockError as error:
-            self._rebuild(error)
-        else:
-            return
-        view.parts, view.bound = (fresh := self._view()).parts, fresh.bound
-        for record in islice(self._guarded(view, records), given, None):
-            if record.global_sequence <= bound:
-                yield record
+            self._index.ask(Replace(error.run))
+        finally:
+            self._leave()
+
+    def selected(self, view: View, select: Callable[[View], Iterator[Record]]) -> Iterator[Record]:
+        """Yield what *select* finds in *view*; where a file of its turns out damaged, go on in a rebuilt one."""
+        last_sequence, given, rebuilt = view.last_sequence(), 0, False
+        for _ in range(MAX_REBUILDS):
+            try:
+                shown = _cut(self._view(), last_sequence) if rebuilt else view
+                for record in islice(select(shown), given, None):
+                    given += 1
+                    yield record
+            except BadBlockError as error:
+                self._rebuild(error)
+                rebuilt = True
+            else:
+                return
+        raise damaged_again()
 
     def _after(self, after: int | Place | None) -> int | None:
         """Return the global sequence that *after* means; a place is compared with what stands there now."""
@@ -278,12 +312,30 @@ def entry_of(record: Record) -> IndexEntry:
     )
 
 
+def damaged_again() -> CorruptStoreError:
+    """Return the refusal of an index that one call has rebuilt as often as it may."""
+    return CorruptStoreError("index", None, "index files that are damaged again and again", "one rebuild to help")
+
+
+def _cut(view: View, last_sequence: int) -> View:
+    """Return *view* without the events behind *last_sequence*."""
+    parts = tuple(part for part in view.parts if view.rows(part) and part.first_sequence <= last_sequence)
+    return View(parts, parts[-1].row_of_sequence(last_sequence, view.rows(parts[-1]))) if parts else View((), 0)
+
+
+def _check_stream(entity: str, after_sequence: int | None) -> None:
+    """Refuse what is no entity, and what is no sequence of one."""
+    check_entity(entity)
+    if after_sequence is not None and (type(after_sequence) is not int or after_sequence < NO_STREAM):
+        raise InvalidRequestError(f"after_sequence: found {after_sequence!r}, expected NO_STREAM or an int from 0")
+
+
 def _limit(limit: int | None) -> int | None:
     """Check a limit."""
     return None if limit is None else check_count("limit", limit)
 
 
-def _require_region(region: Region) -> None:
-    """Refuse what is no region: a string is meant as one often enough."""
-    if not isinstance(region, Region):
-        raise InvalidRequestError(f"region: found {type(region).__name__}, expected Region")
+def _require(name: str, found: object, expected: type) -> None:
+    """Refuse what is of another type: None would mean everything, and a string is meant as a region often enough."""
+    if not isinstance(found, expected):
+        raise InvalidRequestError(f"{name}: found {type(found).__name__}, expected {expected.__name__}")

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
 from batpak.actors.messages import Append, AppendBatch
-from batpak.coordinate import Coordinate
-from batpak.errors import InvalidRequestError, ReservedKindError, TooLargeError
-from batpak.event import MAX_SEQUENCE, NO_STREAM, EventFlags, IndexEntry, NewEvent, StoredEvent
+from batpak.config import StoreConfig
+from batpak.coordinate import Coordinate, check_text
+from batpak.errors import (
+    InvalidDirectoryError,
+    InvalidRequestError,
+    ReservedKindError,
+    StorageError,
+    TooLargeError,
+)
+from batpak.event import MAX_SEQUENCE, NO_FLAGS, NO_STREAM, EventFlags, IndexEntry, NewEvent, StoredEvent
 from batpak.ids import operation_key
 from batpak.kind import EventKind
 from batpak.payload import encode_payload
 from batpak.receipt import Receipt
+from batpak.storage.files import RealFiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batpak.clock import Clock
-    from batpak.config import StoreConfig
     from batpak.payload import Payload
+
+T = TypeVar("T")
 
 KEY_DOMAIN: Final = "batpak.key"
 """The domain of `operation_key` for a key that was given as text."""
@@ -71,12 +82,12 @@ class Requests:
             None if idempotency_key is None else _key(idempotency_key),
             None if correlation_id is None else _id("correlation_id", correlation_id),
             None if causation_id is None else _id("causation_id", causation_id),
-            0 if not flags else _flags(flags),
+            0 if flags is NO_FLAGS else _flags(flags),
         )
 
     def batch(self, items: Sequence[NewEvent]) -> AppendBatch:
         """Return the command that appends *items* together; errors carry the item's index."""
-        items = list(items)
+        items = check_items("items", items)
         if len(items) > self._config.max_batch_events:
             raise TooLargeError("events in a batch", len(items), self._config.max_batch_events)
         now_us = self.now_us()
@@ -126,6 +137,29 @@ class Requests:
         return command
 
 
+def open_directory(directory: str | os.PathLike[str], *, create: bool) -> RealFiles:
+    """Return the files of *directory*; everything that is wrong with it is a typed error."""
+    try:
+        path = os.fsdecode(directory)
+    except TypeError:
+        raise _wrong("directory", directory, "a path") from None
+    if not path:
+        raise InvalidDirectoryError(path, "found an empty path, expected the path of a directory")
+    try:
+        return RealFiles.open(path, create=create)
+    except OSError as error:
+        raise StorageError("open", path, error.errno) from error
+
+
+def check_config(config: StoreConfig | None) -> StoreConfig:
+    """Return *config*, or the default settings where there is none."""
+    if config is None:
+        return StoreConfig()
+    if isinstance(config, StoreConfig):
+        return config
+    raise _wrong("config", config, "StoreConfig")
+
+
 def cause_ids(cause: StoredEvent | IndexEntry | Receipt, correlation: bytes | None) -> tuple[UUID, UUID]:
     """Return correlation and causation of a reaction to *cause*; a receipt does not know its *correlation*."""
     if isinstance(cause, StoredEvent | IndexEntry):
@@ -138,14 +172,26 @@ def cause_ids(cause: StoredEvent | IndexEntry | Receipt, correlation: bytes | No
 def check_wait(found: object) -> None:
     """Refuse what is no time to wait."""
     if found is not None and not (type(found) in {int, float} and isinstance(found, int | float) and found >= 0):
-        raise InvalidRequestError(f"max_wait_seconds: found {found!r}, expected None or seconds from 0")
+        raise InvalidRequestError(f"max_wait_seconds: found {_shown(found)}, expected None or seconds from 0")
+
+
+def check_items(name: str, found: Iterable[T]) -> list[T]:
+    """Return the items of *found* if it can be iterated over."""
+    if isinstance(found, Iterable):
+        return list(found)
+    raise _wrong(name, found, "a sequence")
+
+
+def check_entity(found: object) -> str:
+    """Return *found* if an event could live there."""
+    return check_text("entity", found)  # type: ignore[arg-type] # that it is text is what is checked
 
 
 def check_count(name: str, found: object) -> int:
     """Return *found* if it is an int from 0."""
     if type(found) is int and found >= 0:
         return found
-    raise InvalidRequestError(f"{name}: found {found!r}, expected an int from 0")
+    raise InvalidRequestError(f"{name}: found {_shown(found)}, expected an int from 0")
 
 
 def require_moment(found: object) -> None:
@@ -181,7 +227,7 @@ def _expected(found: object) -> int:
     """Check an expected sequence."""
     if type(found) is not int or not NO_STREAM <= found <= MAX_SEQUENCE:
         raise InvalidRequestError(
-            f"expected_sequence: found {found!r}, expected NO_STREAM or an int from 0 to {MAX_SEQUENCE}"
+            f"expected_sequence: found {_shown(found)}, expected NO_STREAM or an int from 0 to {MAX_SEQUENCE}"
         )
     return found
 
@@ -189,16 +235,20 @@ def _expected(found: object) -> int:
 def _key(found: object) -> bytes:
     """Return the id that a key gives its event."""
     if isinstance(found, UUID):
-        return found.bytes
-    if isinstance(found, str) and found:
-        return operation_key(KEY_DOMAIN, found).bytes
+        if found.int:
+            return found.bytes
+        raise InvalidRequestError("idempotency_key: found the nil UUID, which no event can have, expected another")
+    if isinstance(found, str):
+        if found:
+            return operation_key(KEY_DOMAIN, found).bytes
+        raise InvalidRequestError("idempotency_key: found no text, expected at least one character")
     raise _wrong("idempotency_key", found, "UUID or text")
 
 
-def _id(name: str, found: object) -> bytes:
-    """Return the bytes of an id."""
+def _id(name: str, found: object) -> bytes | None:
+    """Return the bytes of an id; the nil UUID counts as none."""
     if isinstance(found, UUID):
-        return found.bytes
+        return found.bytes if found.int else None
     raise _wrong(name, found, "UUID")
 
 
@@ -207,6 +257,11 @@ def _flags(found: object) -> int:
     if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= MAX_FLAGS:
         raise _wrong("flags", found, "EventFlags")
     return int(found)
+
+
+def _shown(found: object) -> str:
+    """Return a number, and of everything else the type: a payload passed by mistake stays out of messages."""
+    return str(found) if type(found) in {int, float} else type(found).__name__
 
 
 def _wrong(name: str, found: object, expected: str) -> InvalidRequestError:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from copy import copy
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
-from batpak.actors.messages import Append, Flight
 from batpak.actors.system import System
 from batpak.config import StoreConfig
 from batpak.errors import (
@@ -20,18 +20,17 @@ from batpak.errors import (
 from batpak.event import NO_FLAGS, EventFlags, IndexEntry, NewEvent, StoredEvent
 from batpak.living import OPEN
 from batpak.log import INFO, WARNING, Log
-from batpak.reading import MAX_REBUILDS, Reading
+from batpak.reading import MAX_REBUILDS, Reading, damaged_again
 from batpak.receipt import Receipt
 from batpak.reports import Diagnostics, OpenReport, Stats
-from batpak.request import Requests, cause_ids, check_durable, check_wait
-from batpak.storage.files import RealFiles
+from batpak.request import Requests, cause_ids, check_config, check_durable, check_wait, open_directory
 from batpak.storage.run_tables import BadBlockError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from batpak.actors.messages import Command
+    from batpak.actors.messages import Command, Outcome
     from batpak.actors.system import DriverOf
     from batpak.coordinate import Coordinate
     from batpak.kind import EventKind
@@ -52,16 +51,18 @@ class Store(Reading):
 
     def __init__(self, files: Files, config: StoreConfig, driver: DriverOf | None = None) -> None:
         """Open what *files* holds; use `open` instead."""
+        self._closed: type[StoreClosedError] | None = StoreClosedError  # until everything stands
         self._files = files
         self._log = Log()
         self._closing = Lock()
+        self._closer = 0
         self._close_asked = False
-        self._closed: type[StoreClosedError] | None = None
+        self._ended = False
         self._durable_by_default = config.durable
         self._config = config
         self._requests = Requests(config)
-        files.lock()
         try:
+            files.lock()
             self._system = system = System(files, config, self._log, driver)
         except OSError as error:
             files.unlock()
@@ -74,6 +75,7 @@ class Store(Reading):
         self._reader = system.reader_driver
         self._writer = system.writer_driver
         self._gate = system.gate
+        self._closed = None
         OPEN.add(self)
         self._say_opened()
 
@@ -87,8 +89,8 @@ class Store(Reading):
         Raises `StoreLockedError` (another process writes), `InvalidDirectoryError`, `CorruptStoreError` (durable
         bytes are damaged or missing), `UnsupportedFormatError` (newer software wrote it), `InvalidConfigError`.
         """
-        config = config or StoreConfig()
-        files = RealFiles.open(directory, create=True)
+        config = check_config(config)
+        files = open_directory(directory, create=True)
         try:
             store = cls(files, config)
         except BaseException:
@@ -117,17 +119,38 @@ class Store(Reading):
         if self._inside():
             self._close_asked = True
             return
+        me = get_ident()
+        if self._closer == me:  # a signal handler, while this thread closes
+            return
         with self._closing:
-            if self._closed is not None:
-                return
-            self._closed = StoreClosedError
-            OPEN.discard(self)
+            self._closer = me
             try:
-                self._system.close()
+                self._close_once()
             finally:
-                self._last_stats = self._stats_of(self._system.index.view)
-                self._files.close()
+                self._closer = 0
+
+    def _close_once(self) -> None:
+        """Close, unless that has been done; what an interrupt has cut short is begun again."""
+        if self._ended:
+            return
+        if self._closed is None:
+            self._last_stats = self._stats_of(self._system.index.view)
+        self._closed = StoreClosedError
+        self._close_asked = False
+        try:
+            self._system.close()
+            self._last_stats = self._stats_of(self._system.index.view)
+        except Exception:
+            self._end()
+            raise
+        self._end()
         self._log.emit(INFO, "store.close", directory=self._files.directory, events=self._last_stats.events)
+
+    def _end(self) -> None:
+        """Let go of the directory: nothing is left to do."""
+        self._files.close()
+        OPEN.discard(self)
+        self._ended = True
 
     def __enter__(self) -> Self:
         return self
@@ -196,8 +219,7 @@ class Store(Reading):
 
         Everything else as for `append`.
         """
-        known = self._find(cause.event_id).correlation_id if isinstance(cause, Receipt) else None
-        correlation, causation = cause_ids(cause, known)
+        correlation, causation = self._cause_ids(cause)
         return self.append(
             coordinate,
             kind,
@@ -223,6 +245,7 @@ class Store(Reading):
         command = self._requests.batch(items)
         check_durable(durable)
         if not command.items:
+            self._require_open()
             return []
         receipts = self._write(command, max_wait_seconds)
         if self._durable_by_default if durable is None else durable:
@@ -237,33 +260,38 @@ class Store(Reading):
         self._cover(self._system.writer.journal.sequence)
         return self._gate.durable - 1
 
-    def _append_flight(self, items: Sequence[Append], durables: Sequence[bool]) -> list[Receipt | Exception]:
-        """Append items that travel together, each for itself; for the asynchronous facade."""
-        outcomes = self._write(Flight(items), None)
+    def _cover_flight(self, outcomes: Sequence[Outcome], durables: Sequence[bool]) -> list[Outcome]:
+        """Make durable what a flight has written and was to be so; the outcomes with that told or refused."""
         wanted = [
-            outcome.global_sequence
-            for outcome, durable in zip(outcomes, durables, strict=True)
-            if durable and isinstance(outcome, Receipt)
+            durable and not isinstance(outcome, Exception) for outcome, durable in zip(outcomes, durables, strict=True)
         ]
-        if not wanted:
-            return outcomes
+        last = max((_last(outcome) for outcome, want in zip(outcomes, wanted, strict=True) if want), default=-1)
         try:
-            self._cover(max(wanted) + 1)
+            self._cover(last + 1)
         except BatpakError as error:
-            return [
-                error if durable and isinstance(outcome, Receipt) else outcome
-                for outcome, durable in zip(outcomes, durables, strict=True)
-            ]
-        return [
-            _durable(outcome) if durable and isinstance(outcome, Receipt) else outcome
-            for outcome, durable in zip(outcomes, durables, strict=True)
-        ]
+            return [copy(error) if want else outcome for outcome, want in zip(outcomes, wanted, strict=True)]
+        return [_made_durable(outcome) if want else outcome for outcome, want in zip(outcomes, wanted, strict=True)]
+
+    def _cause_ids(self, cause: StoredEvent | IndexEntry | Receipt) -> tuple[UUID, UUID]:
+        """Return correlation and causation of a reaction to *cause*; for a receipt the index is asked."""
+        known = self._find(cause.event_id).correlation_id if isinstance(cause, Receipt) else None
+        return cause_ids(cause, known)
+
+    def _is_free(self) -> bool:
+        """Whether an append would be written at once, by the calling thread, and without an fsync."""
+        behind = self._system.writer.journal.sequence - self._gate.durable
+        return self._writer.is_free and behind + 1 < self._config.sync_every_events
 
     # What operators see ------------------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
         """Return how much the store holds and how far it has come."""
-        return self._stats_of(self._view())
+        view = self._view()
+        try:
+            return self._stats_of(view)
+        except OSError as error:
+            self._require_open()  # another thread has closed the store meanwhile
+            raise StorageError("stat", self._files.directory, error.errno) from error
 
     def _stats_of(self, view: View) -> Stats:
         """Return the figures of *view*."""
@@ -284,6 +312,8 @@ class Store(Reading):
 
     def _diagnose(self) -> Diagnostics:
         """Return the diagnostics."""
+        if self._closed is ForkedStoreError:
+            raise ForkedStoreError
         system = self._system
         failure = system.writer.failure
         state: Literal["ok", "degraded", "failed", "closed"] = "ok"
@@ -319,9 +349,7 @@ class Store(Reading):
                 except BadBlockError as error:
                     self._rebuild(error)
             else:
-                raise CorruptStoreError(
-                    "index", None, "index files that are damaged again and again", "one rebuild to help"
-                )
+                raise damaged_again()
             journal = self._system.writer.journal
             behind = journal.sequence - gate.durable
             if not gate.dirty or journal.needs_care or behind * 2 == self._config.sync_every_events:
@@ -329,8 +357,7 @@ class Store(Reading):
             if behind >= self._config.sync_every_events:
                 self._cover(journal.sequence)
         finally:
-            if self._close_asked:
-                self.close()
+            self._leave()
         return answer
 
     def _wake_for_sync(self) -> None:
@@ -346,7 +373,15 @@ class Store(Reading):
 
     def _cover(self, ticket: int) -> None:
         """Wait until everything below *ticket* is durable."""
-        self._gate.cover(ticket)
+        try:
+            self._gate.cover(ticket)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Close, if a signal handler asked for it while a turn of this store ran."""
+        if self._close_asked and not self._inside():
+            self.close()
 
     def _view(self) -> View:
         """Return what is visible now."""
@@ -362,7 +397,7 @@ class Store(Reading):
     def _inside(self) -> bool:
         """Whether the calling thread is in a turn of one of our actors, or emits one of our log lines."""
         me = get_ident()
-        if me in self._log.emitting or self._gate.owner == me:
+        if me in self._log.emitting or self._gate.leads(me):
             return True
         return any(each.owner == me or each.mailbox.guard_owner == me for each in self._system.drivers)
 
@@ -404,7 +439,31 @@ class Store(Reading):
     def forget_parent(self) -> None:
         """In a forked child: this copy is dead, and the parent's lock stays the parent's."""
         self._closed = ForkedStoreError
+        self._closing = Lock()  # a thread that is not here may hold the other
+        self._ended = True
         self._files.abandon()
+
+
+def _last(outcome: Outcome) -> int:
+    """Return the highest global sequence that an outcome speaks of."""
+    match outcome:
+        case Receipt():
+            return outcome.global_sequence
+        case list():
+            return max(receipt.global_sequence for receipt in outcome)
+        case _:
+            return -1
+
+
+def _made_durable(outcome: Outcome) -> Outcome:
+    """Return an outcome that an fsync has covered."""
+    match outcome:
+        case Receipt():
+            return _durable(outcome)
+        case list():
+            return [_durable(receipt) for receipt in outcome]
+        case _:
+            return outcome
 
 
 def _durable(receipt: Receipt) -> Receipt:

@@ -47,8 +47,8 @@ class ChainCheck:
             self.mismatches.append(event_id)
         chain = (record.entity, frame.lane)
         before = self._heads.get(chain)
-        if before is None:
-            before = self._before(record, frame)
+        if before is None or before[0] + 1 != frame.sequence:
+            before = self._before(record, frame) or before
         if frame.prev_hash == GENESIS:
             if before is not None and frame.sequence:
                 self.dangling.append(event_id)
@@ -63,10 +63,11 @@ class ChainCheck:
         return ChainReport(self.checked, tuple(self.mismatches), tuple(self.dangling), tuple(self.gaps))
 
     def _before(self, record: Record, frame: Frame) -> tuple[int, bytes] | None:
-        """Return the predecessor of an event with which a check begins in the middle of a chain."""
+        """Return the predecessor of an event that does not follow the one checked before it in its chain."""
         if not frame.sequence:
             return None
-        for each in self._view.predecessors(record.entity, frame.sequence - 1):
+        same_place = self._store.selected(self._view, lambda view: view.predecessors(record.entity, frame.sequence - 1))
+        for each in same_place:
             if each.global_sequence < record.global_sequence:
                 found = self._store.load_contents([each])[0].frame
                 if found.lane == frame.lane:
@@ -80,7 +81,8 @@ def verify_chain(
     """Check every event of *region* that *view* shows, hidden ones included."""
     check = ChainCheck(store, view)
     total = view.count()
-    records = view.select(replace(region, include_system=True), None, None) if region.parts else _all(view)
+    everything = replace(region, include_system=True)
+    records = store.selected(view, lambda view: view.select(everything, None, None) if region.parts else _all(view))
     while block := list(islice(records, BLOCK)):
         for record, content in zip(block, store.load_contents(block), strict=True):
             check.add(record, content.frame, sound=content.is_sound())

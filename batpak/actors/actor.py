@@ -53,7 +53,10 @@ class Actor(Generic[CommandT]):
         raise NotImplementedError
 
     def turn(self, commands: Sequence[CommandT]) -> list[object]:
-        """Run a batch of commands in one turn; an outcome each, a `Failure` where a command was refused."""
+        """Run a batch of commands in one turn; an outcome each, a `Failure` where a command was refused.
+
+        Fewer outcomes than commands leave the last ones to the next turn.
+        """
         outcomes: list[object] = []
         for command in commands:
             try:

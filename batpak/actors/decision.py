@@ -113,7 +113,7 @@ class Decision:
         "_heads",
         "_ids",
         "_next",
-        "_payload_of",
+        "_read_frame",
         "_standing",
         "bodies",
         "bytes_needed",
@@ -126,12 +126,12 @@ class Decision:
     # bodies and records stand side by side; a marker of format 1 is a body without a record.
 
     def __init__(
-        self, standing: Standing, ids: IdGenerator, payload_of: Callable[[Record], bytes], config: StoreConfig
+        self, standing: Standing, ids: IdGenerator, read_frame: Callable[[Record], Frame], config: StoreConfig
     ) -> None:
-        """Decide on top of *standing*; *payload_of* reads a stored payload back."""
+        """Decide on top of *standing*; *read_frame* reads a stored event back."""
         self._standing = standing
         self._ids = ids
-        self._payload_of = payload_of
+        self._read_frame = read_frame
         self._config = config
         self._heads: dict[str, Head] = {}
         self._next = standing.next_sequence
@@ -187,7 +187,13 @@ class Decision:
         """Return the first receipts of a keyed batch that is known; some known and some not is a conflict."""
         if not items or items[0].key is None:
             return None
-        known = [self._known(item.key, item) for item in items if item.key is not None]
+        known: list[Receipt | None] = []
+        for index, item in enumerate(items):
+            try:
+                known.append(None if item.key is None else self._known(item.key, item))
+            except IdempotencyConflictError as error:
+                error.item_index = index
+                raise
         receipts = [each for each in known if each is not None]
         if not receipts:
             return None
@@ -218,13 +224,15 @@ class Decision:
             return self._evicted(key, command)
         if not record.bits & (KEY | FOREIGN):
             raise IdempotencyConflictError(UUID(bytes=key), "it is the id of an event that was appended without a key")
-        if (record.entity, record.scope, record.kind) != (
+        frame = self._read_frame(record)
+        if (record.entity, record.scope, record.kind, frame.payload) != (
             command.entity,
             command.scope,
             command.kind,
-        ) or self._payload_of(record) != command.payload:
+            command.payload,
+        ):
             raise IdempotencyConflictError(UUID(bytes=key), "the first event with this key has another content")
-        return _receipt(record, duplicate=True)
+        return _receipt(record, frame.event_hash, duplicate=True)
 
     def _evicted(self, key: bytes, command: Append) -> Receipt | None:
         """Answer a key whose event the original compacted away."""
@@ -257,7 +265,7 @@ class Decision:
         frame = self._frame(command, event_id, head, remaining, causation, wall_ms)
         body = self._encode(frame)
         record = self._record(frame)
-        receipt = _receipt(record, duplicate=False)
+        receipt = _receipt(record, record.event_hash, duplicate=False)
         self.created_us = self.created_us or command.timestamp_us
         if command.key is not None:
             self.keys[command.key] = (receipt, _content(command))
@@ -339,13 +347,13 @@ class Decision:
         )
 
 
-def _receipt(record: Record, *, duplicate: bool) -> Receipt:
-    """Return the receipt of the event that *record* describes."""
+def _receipt(record: Record, event_hash: bytes, *, duplicate: bool) -> Receipt:
+    """Return the receipt of the event that *record* describes; a run of the index does not hold its hash."""
     return Receipt(
         UUID(bytes=record.event_id),
         record.global_sequence,
         record.sequence,
-        record.event_hash,
+        event_hash,
         durable=False,
         duplicate=duplicate,
     )

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 from batpak.actors import WAITS_FOR
 from batpak.actors.actor import PENDING, CommandT, Failure
 from batpak.actors.mailbox import Envelope, Mailbox, ring
+from batpak.actors.messages import Flight
 from batpak.errors import ActorFailedError, BackpressureError, BatpakError, ReentrantCallError, StoreClosedError
 from batpak.log import DEBUG, ERROR, WARNING
 from batpak.reports import ActorReport
+from batpak.storage.blocks import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +36,7 @@ AnyDriver: TypeAlias = "Driver[Any]"
 BACKSTOP_SECONDS: Final = 0.5
 """How long a waiter trusts the wake-up before it looks whether the actor's thread is alive."""
 
-_EXPECTED: Final = (BatpakError, OSError, MemoryError)
+_EXPECTED: Final = (BatpakError, OSError, MemoryError, RunError)
 """What a turn may raise without the actor being at fault."""
 
 
@@ -114,6 +116,11 @@ class Driver(Generic[CommandT]):
             raise outcome.error
         return cast("ReplyT", outcome)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether an ask would take its turn itself, without waiting for another one's."""
+        return self._assisted and not self.mailbox.items and not self.turn.locked()
+
     def check_reentrancy(self, me: int) -> None:
         """Refuse a call from within a turn that may not wait for this actor, or from a log processor."""
         for each in self._forbidden:
@@ -123,7 +130,7 @@ class Driver(Generic[CommandT]):
         if emitting and me in emitting:
             raise ReentrantCallError
 
-    def within_turn(self, act: Callable[[], None]) -> None:
+    def within_turn(self, act: Callable[[], object]) -> None:
         """Run *act* in a turn of the calling thread; for an actor's own thread, between commands."""
         me = get_ident()
         self.check_reentrancy(me)
@@ -295,8 +302,8 @@ class Driver(Generic[CommandT]):
             outcomes = self.actor.turn([cast("CommandT", envelope.command) for envelope in batch])
         except Exception as error:  # noqa: BLE001 - handed over as the outcome, after the repair
             outcomes = self._failed(error, len(batch))
-        for envelope, outcome in zip(batch, outcomes, strict=True):
-            envelope.answer(outcome)
+        for envelope, outcome in zip(batch, outcomes, strict=False):
+            envelope.answer(Failure(self._named(outcome.error)) if type(outcome) is Failure else outcome)
 
     def _drop_answered(self, me: int) -> None:
         """Let go of what has been answered, and of the mark, in one guarded block."""
@@ -331,13 +338,18 @@ class Driver(Generic[CommandT]):
                 outcomes = list(actor.repair())
             except Exception as second:  # noqa: BLE001 - whatever a repair cannot mend ends the actor
                 actor.give_up(second)
-        if not isinstance(error, _EXPECTED):
-            self._count_crash(error)
-            failed = ActorFailedError(self.name, f"{type(error).__name__} in a turn")
-            failed.__cause__ = error
-            error = failed
+        named = self._named(error)
         outcomes += [PENDING] * (count - len(outcomes))
-        return [Failure(error) if outcome is PENDING else outcome for outcome in outcomes]
+        return [Failure(named) if outcome is PENDING else outcome for outcome in outcomes]
+
+    def _named(self, error: BaseException) -> BaseException:
+        """Return what the caller is told; a bug counts as a crash of the actor and gets its name."""
+        if isinstance(error, _EXPECTED):
+            return error
+        self._count_crash(error)
+        failed = ActorFailedError(self.name, f"{type(error).__name__} in a turn")
+        failed.__cause__ = error
+        return failed
 
     def _crashed(self, error: BaseException) -> None:
         """Count an exception that ended the thread's loop, and go on if the policy allows."""
@@ -385,9 +397,19 @@ class Driver(Generic[CommandT]):
             "queued_us": round(queued * 1e6),
             "run_us": round(seconds * 1e6),
             "waiting": len(self.mailbox.items),
-            "outcome": type(outcome.error).__name__ if type(outcome) is Failure else "ok",
+            "outcome": _name_of(outcome),
         }
         self._emit(WARNING if slow else DEBUG, "actor.slow" if slow else "actor.command", fields)
+        if type(command) is Flight and command.contexts:
+            self._tell_items(command, fields, outcome)
+
+    def _tell_items(self, flight: Flight, fields: dict[str, object], outcome: object) -> None:
+        """Emit the line of each item of a flight, in the context of whoever asked for it."""
+        outcomes = outcome if isinstance(outcome, list) else [outcome] * len(flight.items)
+        for item, context, each in zip(flight.items, flight.contexts, outcomes, strict=True):
+            if context is not None:
+                told = fields | {"command": type(item).__name__, "outcome": _name_of(each)}
+                context.run(self._emit, DEBUG, "actor.command", told)
 
     def _tell_queued(self, envelope: Envelope, started: float, seconds: float) -> None:
         """Emit the line of a queued command in the context of whoever asked."""
@@ -396,3 +418,9 @@ class Driver(Generic[CommandT]):
             self._tell(envelope.command, queued, seconds, envelope.outcome)
         else:
             envelope.context.run(self._tell, envelope.command, queued, seconds, envelope.outcome)
+
+
+def _name_of(outcome: object) -> str:
+    """Return how the log calls an outcome."""
+    error = outcome.error if type(outcome) is Failure else outcome
+    return type(error).__name__ if isinstance(error, BaseException) else "ok"

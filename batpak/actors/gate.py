@@ -87,8 +87,7 @@ class Gate:
         later fsync that succeeds would prove nothing about it.
         """
         me = get_ident()
-        # A signal handler may run while its own thread holds the device, or leads and waits for it.
-        if me in {self.owner, self._generation.owner}:
+        if self.leads(me):
             raise ReentrantCallError
         while self.durable < ticket:
             self.require_sound()
@@ -101,6 +100,10 @@ class Gate:
                 finally:
                     generation.owner = 0
         self._say()
+
+    def leads(self, thread: int) -> bool:
+        """Whether *thread* holds the device, or leads and waits for it: a signal handler may run there."""
+        return thread in {self.owner, self._generation.owner}
 
     def _lead(self, generation: _Generation, me: int) -> None:
         """Run the fsync of *generation*; those who come from now on meet in the next."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from batpak.actors.actor import Actor
 from batpak.actors.messages import Adopt, IndexCommand, Publish, Replace
-from batpak.errors import ActorFailedError, BatpakError
+from batpak.errors import ActorFailedError, BatpakError, WriterFailedError
 from batpak.log import WARNING
 from batpak.storage import run_builder
 from batpak.storage.blocks import RunError
@@ -42,7 +42,7 @@ BUSY_SHARE: Final = 9
 that it has fallen behind."""
 MANY_RUNS: Final = 16
 """With so many runs a look-up gets slow enough for merges to hurry."""
-RETRY_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 10.0
 """How long background work rests after it failed."""
 HASHES_A_SLICE: Final = 64
 
@@ -107,6 +107,9 @@ class Index(Actor[IndexCommand]):
         except (OSError, BatpakError, RunError) as error:
             self._job = None
             self.lines.append((WARNING, "index.not_written", {"error": type(error).__name__}))
+            if isinstance(error, WriterFailedError):
+                self.cover = None  # nothing more becomes durable, so nothing more may be written about it
+                return None
             return RETRY_SECONDS
         seen, self._seen = self._seen, self.view.bound
         if seen == self._seen:
@@ -232,7 +235,7 @@ class Index(Actor[IndexCommand]):
     def _show(self, run: Run, parts: Sequence[Part]) -> None:
         """Adopt *run* in a turn of this thread."""
         assert self.driver is not None
-        self.driver.within_turn(lambda: self._adopt(run, parts))
+        self.driver.within_turn(lambda: self.handle(Adopt(run, parts)))
 
     def _state_before(self, at: int) -> RunState:
         """Return the journal's state behind the last run among the first *at* parts."""

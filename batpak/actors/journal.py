@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from batpak.actors.gate import Gate
     from batpak.storage.catalog import Catalog
     from batpak.storage.files import Files, WriteFile
+    from batpak.storage.frame import Frame
     from batpak.storage.pool import SegmentPool
     from batpak.storage.row import Record
     from batpak.storage.view import View
@@ -75,7 +76,7 @@ class Journal:
         self.segment_format = segment_format
         self.gate: Gate | None = None
         self.written = Written(None, None, 0, sequence)
-        self._created: int | None = None
+        self._created: int | None = None  # a segment of which an attempt to begin it may have left a file
         self._allocated = 0
         self._step = FIRST_STEP_BYTES
         self._may_allocate = segment_format == format2.VERSION
@@ -105,16 +106,18 @@ class Journal:
         self._allocated = file.size()
         self.written = Written(file, meta, end, self.sequence)
 
-    def read_payload(self, record: Record) -> bytes:
-        """Return the payload of a stored event."""
+    def read_frame(self, record: Record) -> Frame:
+        """Return a stored event, checked and decoded."""
         body = self._pool.load([(record.segment, record.offset, record.length)])[0]
-        return self._catalog.meta(record.segment).decode(body).payload
+        return self._catalog.meta(record.segment).decode(body)
 
     def make_room(self, needed: int, first_sequence: int, last_hash: bytes, created_us: int) -> None:
         """Make sure that *needed* bytes can go behind the end: begin a segment, rotate, preallocate."""
         if self.written.meta is None:
             self._begin(first_sequence, last_hash, created_us)
-        elif self.end > self.meta.frames_start and self.end + needed > self._segment_bytes:
+        elif self.end > self.meta.frames_start and (
+            self.end + needed > self._segment_bytes or self._created is not None
+        ):
             self.rotate(first_sequence, last_hash, created_us)
         if self._may_allocate:
             behind = self.end + needed
@@ -132,7 +135,10 @@ class Journal:
         done = 0
         try:
             while done < len(data):
-                done += file.pwrite(view[done:] if done else data, start + done)
+                taken = file.pwrite(view[done:] if done else data, start + done)
+                if not taken:
+                    raise StorageError("write", self.meta.name, None)
+                done += taken
         except OSError as error:
             raise StorageError("write", self.meta.name, error.errno) from error
 
@@ -189,7 +195,7 @@ class Journal:
 
     def _begin(self, first_sequence: int, last_hash: bytes, created_us: int, old: _Retired | None = None) -> None:
         """Create the next segment, durably, and make it the active one by one assignment."""
-        segment = self._catalog.next_segment() if self._created is None else self._created
+        segment = self._created = self._catalog.next_segment() if self._created is None else self._created
         header = header_bytes(
             version=self.segment_format,
             segment=segment,
@@ -207,9 +213,12 @@ class Journal:
             file.sync()
             self._files.sync_folder()
         except OSError as error:
+            self._withdraw(name)
             raise StorageError("create", name, error.errno) from error
+        except StorageError:
+            self._withdraw(name)
+            raise
         meta = parse_header(header, segment, len(header))
-        self._created = segment
         self._catalog.add(meta)
         if old is not None:
             # An attempt that was interrupted left an entry that has been overtaken: the segment went on.
@@ -221,6 +230,16 @@ class Journal:
         self.written = Written(file, meta, len(header), first_sequence)
         self._created = None
         self.needs_care = True
+
+    def _withdraw(self, name: str) -> None:
+        """Remove a segment that could not be begun, durably: its header says where the segment before it ends.
+
+        Where that fails, no event goes into the segment before it: the next write begins this one again.
+        """
+        with suppress(OSError):
+            self._files.remove(name)
+            self._files.sync_folder()
+            self._created = None
 
     def _create(self, name: str, header_size: int) -> WriteFile:
         """Create a segment's file; what an interrupted attempt left there holds no event and goes."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, dataclass_transfo
 from batpak.receipt import Receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from contextvars import Context
 
     from batpak.storage.row import Part, Record
     from batpak.storage.run import Run
@@ -63,18 +64,19 @@ class AppendBatch(Command[list[Receipt]]):
     items: Sequence[Append]
 
 
-@command
-class Flight(Command[list[Receipt | Exception]]):
-    """Store each item for itself, each with its own receipt or error: appends that travelled together."""
-
-    items: Sequence[Append]
+Outcome: TypeAlias = Receipt | list[Receipt] | Exception
+"""What came of one item of a flight."""
 
 
 @command
-class Rotate(Command[None]):
-    """Seal the active segment and go on in a new one, if it holds any event."""
+class Flight(Command[list[Outcome]]):
+    """Store each item for itself, each with its own answer or error: appends that travelled together.
 
-    created_us: int
+    *contexts* are those of whoever asked for them, for the log; a None in it, or none at all: nobody looks.
+    """
+
+    items: Sequence[Append | AppendBatch]
+    contexts: Sequence[Context | None] = ()
 
 
 # The index ------------------------------------------------------------------------------------------------------
@@ -112,13 +114,6 @@ class Load(Command[list[bytes]]):
     places: Sequence[tuple[int, int, int]]
 
 
-@command
-class Forget(Command[None]):
-    """Close what is kept open of *segments*: they have been replaced or sealed."""
-
-    segments: Callable[[int], bool]
-
-
-WriterCommand: TypeAlias = Append | AppendBatch | Flight | Rotate
+WriterCommand: TypeAlias = Append | AppendBatch | Flight
 IndexCommand: TypeAlias = Publish | Adopt | Replace
-ReaderCommand: TypeAlias = Load | Forget
+ReaderCommand: TypeAlias = Load

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from batpak.actors.actor import Actor
-from batpak.actors.messages import Forget, Load, ReaderCommand
+from batpak.actors.messages import Load, ReaderCommand
 from batpak.errors import ActorFailedError, StorageError
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ class Reader(Actor[ReaderCommand]):
         match command:
             case Load():
                 return self._load(command)
-            case Forget():
-                self._pool.forget(command.segments)
-                return None
             case _:
                 assert_never(command)
 

@@ -67,7 +67,7 @@ class System:
         self.config = config
         self.clock = config.clock
         self.log = log
-        self._driver_of = driver or DriverOf(config, log)
+        self._driver_of = driver or DriverOf()
         self._mark: WriteFile | None = None
         phases = Phases(self.clock)
         _settle_last_segment(files)
@@ -98,9 +98,9 @@ class System:
         state = state_behind(opened.state, (opened.tail.record(row) for row in range(opened.count)))
         next_sequence = max(scan.next_sequence, state.next_sequence)
         self.index = Index(files, found, opened, self.clock, writable=True)
-        self.index_driver: Driver[IndexCommand] = self._driver_of.make(self.index)
+        self.index_driver: Driver[IndexCommand] = self._driver_of.make(self.index, config, self.log)
         self.reader = Reader(SegmentPool(files, catalog.meta))
-        self.reader_driver: Driver[ReaderCommand] = self._driver_of.make(self.reader)
+        self.reader_driver: Driver[ReaderCommand] = self._driver_of.make(self.reader, config, self.log)
         self._writer_pool = SegmentPool(files, catalog.meta)
         journal = Journal(
             files,
@@ -124,7 +124,7 @@ class System:
         )
         ids = IdGenerator(os.urandom, above=state.newest_id or None)
         self.writer = Writer(journal, self.index_driver, standing, ids, config, self.clock, self.log)
-        self.writer_driver: Driver[WriterCommand] = self._driver_of.make(self.writer)
+        self.writer_driver: Driver[WriterCommand] = self._driver_of.make(self.writer, config, self.log)
         self.gate = self._make_gate(journal, found)
         journal.gate = self.writer.gate = self.gate
         standing.tag = lambda: self.gate.tag
@@ -212,6 +212,8 @@ class System:
         self.index_driver.close()
         self.reader_driver.close()
         self.reader.close()
+        for each in self.drivers:
+            each.tell_lines()
         self.abandon()
         if failure is not None:
             raise failure
@@ -242,20 +244,16 @@ class System:
 class DriverOf:
     """Makes the drivers of one store; tests make theirs another way."""
 
-    def __init__(self, config: StoreConfig, log: Log) -> None:
-        """Make drivers as *config* says."""
-        self._config = config
-        self._log = log
-
-    def make(self, actor: Actor[CommandT]) -> Driver[CommandT]:
-        """Return a driver for *actor*."""
-        config = self._config
+    def make(self, actor: Actor[CommandT], config: StoreConfig, log: Log) -> Driver[CommandT]:
+        """Return the driver for *actor* that *config* asks for; "stepped" has to be made by its test."""
+        if config.driver == "stepped":
+            raise InvalidConfigError("driver", "'stepped'", "it only beside driver=SteppedDrivers(...)")
         return Driver(
             actor,
             capacity=config.mailbox_capacity,
             assisted=config.driver == "assisted",
             clock=config.clock,
-            log=self._log,
+            log=log,
             restart=config.restart,
             slow_seconds=config.slow_command_seconds,
         )

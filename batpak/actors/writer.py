@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from batpak.actors.actor import PENDING, Actor, Failure
 from batpak.actors.decision import Decision, Standing
-from batpak.actors.messages import Append, AppendBatch, Flight, Publish, Rotate, WriterCommand
+from batpak.actors.messages import Append, AppendBatch, Flight, Publish, WriterCommand
 from batpak.errors import BatpakError, StorageError, WriterFailedError
 from batpak.log import DEBUG
 from batpak.storage.segment import frame_bytes
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_HEADS: Final = 65_536
 """How many entities' newest events stay in memory; the others are found in the index."""
+MAX_TURN_BYTES: Final = 16 * 1024 * 1024
+"""A turn that has so much to write leaves the commands behind it to the next: nobody waits for a write without end."""
 MAX_KEYS: Final = 16_384
 """How many recently used keys stay in memory; the others are found in the index."""
 
@@ -102,9 +104,9 @@ class Writer(Actor[WriterCommand]):
         return outcome
 
     def turn(self, commands: Sequence[WriterCommand]) -> list[object]:
-        """Decide all commands, write once, publish once; an outcome each."""
+        """Decide commands, write once, publish once; an outcome each, for as many as one write should take."""
         self._require_sound()
-        decision = Decision(self.standing, self._ids, self.journal.read_payload, self._config)
+        decision = Decision(self.standing, self._ids, self.journal.read_frame, self._config)
         units: list[Unit] = []
         shape: list[int | None] = []
         for command in commands:
@@ -114,20 +116,19 @@ class Writer(Actor[WriterCommand]):
             else:
                 units.append(self._decide(decision, command))
                 shape.append(None)
+            if decision.bytes_needed >= MAX_TURN_BYTES:
+                break
         if decision.bodies:
             self._write(decision, units, shape)
         return _outcomes(units, shape)
 
-    def _decide(self, decision: Decision, command: Append | AppendBatch | Rotate) -> Unit:
+    def _decide(self, decision: Decision, command: Append | AppendBatch) -> Unit:
         """Return the outcome that *command* will have once the turn is written."""
         match command:
             case Append():
                 outcome: object = decision.append(command)
             case AppendBatch():
                 outcome = decision.batch(command)
-            case Rotate():
-                self.journal.rotate(self.standing.next_sequence, self.standing.last_hash, command.created_us)
-                outcome = None
             case _:
                 assert_never(command)
         return Unit(outcome, len(decision.bodies))

@@ -148,10 +148,14 @@ def decode_body(body: bytes | memoryview) -> Frame:
 
 def _unpack(body: bytes | memoryview) -> list[Any]:
     """Return the fifteen elements of *body*."""
+    fields: Any = None
+    reason = ""
     try:
         fields = msgpack.unpackb(body, raw=False, strict_map_key=True)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise FrameError(f"not one MessagePack value: {type(error).__name__}") from error
+        reason = type(error).__name__  # not as a cause: msgpack's errors hold what they unpacked
+    if reason:
+        raise FrameError(f"not one MessagePack value: {reason}")
     if type(fields) is not list or len(fields) != _ELEMENTS:
         raise FrameError("not an array of 15 elements")
     return fields

@@ -117,6 +117,7 @@ class Ledger:
                     self.read_footer(file, meta)
                 for found in Walk(file, meta, start, end):
                     yield from batches.feed(found, meta.version)
+                yield from batches.take_whole()
 
     def _sequence(self, found: Found) -> int:
         """Return the global sequence of *found*."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
@@ -14,6 +14,7 @@ from batpak.storage.row import Record
 from batpak.storage.run import Run
 from batpak.storage.run_format import FOLDER, RunMeta, parse_run_name
 from batpak.storage.run_state import RunState, initial_state, state_behind
+from batpak.storage.scan import Batches, Walk
 from batpak.storage.tail import Tail
 
 if TYPE_CHECKING:
@@ -111,7 +112,19 @@ def _holds(found: Survey, run: Run, before: Sequence[Run]) -> bool:
     crc = next(crc for segment, _, _, _, crc in run.meta.covers if segment == state.segment)
     if found.ledger.crc_at(state.segment, state.offset) != crc:
         return False
-    return bool(before) or run.meta.covers[0][0] == min(metas)
+    return bool(before) or _is_first(found, run)
+
+
+def _is_first(found: Survey, run: Run) -> bool:
+    """Whether no event stands before those of *run*: the run of the first ones may have been dropped as damaged."""
+    first = found.catalog.metas()[0]
+    segment, _, start, _, _ = run.meta.covers[0]
+    if segment != first.segment:
+        return False
+    batches = Batches()
+    with closing(found.ledger.files.open_read(first.name)) as file:
+        walk = Walk(file, first, first.frames_start, start)
+        return not any(batches.feed(each, first.version) for each in walk) and walk.end == start
 
 
 def _start_behind(runs: Sequence[Run], state: RunState) -> Start:

@@ -46,14 +46,10 @@ class SegmentPool:
             start = stop
         return bodies
 
-    def forget(self, segments: Callable[[int], bool]) -> None:
-        """Close the segments that *segments* picks."""
-        for segment in [each for each in self._open if segments(each)]:
-            self._open.pop(segment).close()
-
     def close(self) -> None:
         """Close all."""
-        self.forget(lambda _: True)
+        while self._open:
+            self._open.popitem()[1].close()
 
     def _neighbours(self, places: Sequence[PlaceOf], start: int) -> int:
         """Return where the places that one read covers end: the same segment, ascending, without wide gaps."""

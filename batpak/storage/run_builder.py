@@ -127,7 +127,7 @@ def _write_body(draft: Draft, meta: RunMeta, first: int, last: int) -> Generator
     yield from notes.write_fences()
     yield from write_postings(draft, notes.kinds)
     yield from write_heads(draft, notes.unordered)
-    yield from write_ids(draft, notes.tops, notes.listed_count)
+    yield from write_ids(draft, notes)
     yield from write_links(draft)
     writer = draft.writer
     writer.finish()

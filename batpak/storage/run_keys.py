@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from batpak.storage.run_draft import Draft
+    from batpak.storage.run_rows import RowNotes
 
 _STEPS: Final = 64
 """How many entries are merged in one slice."""
@@ -46,11 +47,13 @@ def _heads(draft: Draft, at: int) -> Iterator[tuple[int, int, bytes, int]]:
         yield ranks[number], at, event_hash, past + offset if past else 0
 
 
-def write_ids(draft: Draft, tops: Sequence[int], count: int) -> Generator[None]:
-    """Write the *count* ids that are not in order, in slices; *tops* are the greatest in order before each source."""
+def write_ids(draft: Draft, notes: RowNotes) -> Generator[None]:
+    """Write the ids that are not in order, in slices."""
+    count = notes.listed_count
     entries: list[Iterator[bytes]] = []
-    for source, offset, top in zip(draft.sources, draft.offsets, tops, strict=True):
-        entries += source.listed(offset), newcomers(source, top, offset)
+    for at, source in enumerate(draft.sources):
+        entries.append(source.listed(draft.offsets[at]))
+        entries.append(newcomers(source, notes.tops[at], draft.offsets[at], notes.newcomer_ends[at]))
     bits = bytearray(bloom.filter_bytes(count))
     fences = array("Q")
     written = 0

@@ -26,6 +26,7 @@ class RowNotes:
         self._draft = draft
         self._last_sequences = array("I")
         self._top = 0
+        self._own_top = 0
         self.seen_bits = 0
         self.kinds: Counter[int] = Counter()
         """How many rows each kind has."""
@@ -35,6 +36,8 @@ class RowNotes:
         """How many ids are not in order."""
         self.tops: list[int] = []
         """The greatest id in order before each source, as `prefixes` gives it."""
+        self.newcomer_ends: list[int] = []
+        """For each source, the row of it past the last id that is in order there and not in the new run."""
         self.id_fences = array("Q")
         self.wall_fences = array("Q")
 
@@ -45,6 +48,8 @@ class RowNotes:
         draft.writer.begin(Section.ROWS)
         for at, source in enumerate(draft.sources):
             self.tops.append(self._top)
+            self.newcomer_ends.append(0)
+            self._own_top = 0
             row = draft.offsets[at]
             end = row + source.count
             while row < end:
@@ -88,16 +93,21 @@ class RowNotes:
             self.wall_fences.append(wall_ms)
 
     def _note_ids(self, row: int, ids: Sequence[int], bits: Sequence[int]) -> None:
-        top, listed, fences = self._top, 0, self.id_fences
+        top, own_top, listed, newcomer = self._top, self._own_top, 0, -1
         for at, (prefix, row_bits) in enumerate(zip(ids, bits, strict=True), row):
             if not at % ID_FENCE_ROWS:
-                fences.append(top)
-            if row_bits & KEY or prefix <= top:
-                listed += 1
-            else:
-                top = prefix
-        self._top = top
+                self.id_fences.append(top)
+            if not row_bits & KEY and prefix > top:
+                top = own_top = prefix
+                continue
+            listed += 1
+            if not row_bits & KEY and prefix > own_top:
+                own_top, newcomer = prefix, at
+        self._top, self._own_top = top, own_top
         self.listed_count += listed
+        if newcomer >= 0:
+            source = len(self.newcomer_ends) - 1
+            self.newcomer_ends[source] = newcomer + 1 - self._draft.offsets[source]
 
     def _note_sequences(self, words: memoryview[int]) -> None:
         last_sequences, unordered = self._last_sequences, self.unordered

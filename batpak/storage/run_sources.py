@@ -28,7 +28,7 @@ T = TypeVar("T", bytes, tuple[bytes, int], tuple[bytes, int, int])
 PIECE: Final = 256
 """How many rows or entries are worked on in one slice."""
 NO_HASH: Final = bytes(32)
-_SORTED_ITEMS: Final = 1024
+_SORTED_ITEMS: Final = 512
 """Up to so many items each, two sorted lists are merged in one call."""
 
 
@@ -295,15 +295,16 @@ def prefixes(packed: bytearray) -> array[int]:
     return found
 
 
-def newcomers(source: Source, top: int, offset: int) -> Iterator[bytes]:
-    """Yield the ids that are in order in *source*, but not behind rows whose ids reach *top*, as `listed` does."""
+def newcomers(source: Source, top: int, offset: int, end: int) -> Iterator[bytes]:
+    """Yield the ids that are in order in *source*, but not behind rows whose ids reach *top*, as `listed` does.
+
+    The last one is in the row before *end*.
+    """
     own_top = 0
-    for start in range(0, source.count, PIECE):
-        packed = source.packed(start, min(source.count, start + PIECE))
+    for start in range(0, end, PIECE):
+        packed = source.packed(start, min(end, start + PIECE))
         for at, (prefix, bits) in enumerate(zip(prefixes(packed), packed[61::ROW_BYTES], strict=True)):
-            if not bits & KEY and prefix > own_top:
-                if prefix > top:
-                    return
+            if not bits & KEY and own_top < prefix <= top:
                 own_top = prefix
                 yield LISTED.pack(_id_at(packed, at), start + at + offset)
 

@@ -127,6 +127,14 @@ class Batches:
         self._staged = []
         self._in_batch = False
 
+    def take_whole(self) -> list[Found]:
+        """Return the items of a batch that lacks only its COMMIT: what the index covers ends with the last item."""
+        if not self._in_batch or self._remaining:
+            return []
+        committed = self._staged
+        self._forget()
+        return committed
+
     def feed(self, found: Found, version: int) -> list[Found]:
         """Take the next frame; return what it commits, in order."""
         return self._feed_2(found) if version == format2.VERSION else self._feed_1(found)

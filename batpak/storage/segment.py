@@ -33,7 +33,7 @@ _LENGTH: Final = struct.Struct(">I")
 _TRAILER: Final = struct.Struct(">II4s")
 _FOOTER_MAGIC: Final = b"FBF2"
 _END_OF_FRAMES: Final = bytes(4)
-_NAME: Final = re.compile(r"(\d{6}|[1-9]\d{6,})\.fbat")
+_NAME: Final = re.compile(r"(?!000000)(\d{6}|[1-9]\d{6,})\.fbat")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The durable position on disk: a file of two slots, written in turn (docs/format.md, section 6).
 
-The file ``durable.position`` is 1,024 bytes long: a slot at 0 and one at 512, so that a torn write hurts one of them.
+The file ``durable.position`` has a slot of 76 bytes at 0 and one at 512, so that a torn write hurts one of them.
 A slot is valid if and only if its magic, its version and its CRC-32C are right; the valid one with the higher
 count is believed. It is rewritten after every fsync of a segment and never synced itself: a slot that was lost
 costs only that recovery knows less, never an event.
