@@ -1,0 +1,268 @@
+"""Cancelling ends the waiting at once, loses nothing of anybody else's, and leaves the order as it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from random import Random
+from uuid import uuid4
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from batpak import Coordinate, Receipt, Store, StoreConfig
+from batpak.aio import AsyncStore, gathering
+from tests.aio.calls import (
+    ORDER,
+    PLACED,
+    Commands,
+    NoThreads,
+    accepted,
+    appending,
+    assert_quiet,
+    flights,
+    start,
+    until,
+    until_a_pilot_waits,
+    until_accepted,
+    until_written_to,
+)
+from tests.store.journals import Held, payloads
+
+pytestmark = pytest.mark.anyio
+
+
+# One at a time ---------------------------------------------------------------------------------------------------
+
+
+async def test_whoever_waits_for_a_flight_can_be_cancelled_at_once(facade: AsyncStore, store: Store) -> None:
+    async with anyio.create_task_group() as tasks:
+        with Held(store):
+            calls = [start(tasks, appending(facade, 0))]
+            await until_written_to(facade)
+            calls += [start(tasks, appending(facade, number)) for number in range(1, 8)]
+            await until_accepted(facade, 8)
+            for call in calls[2:5]:
+                assert (await call.cancel().end()).was_cancelled
+        left = [call for call in calls if not call.was_cancelled]
+        for call in left:
+            receipt = await call.outcome()
+            assert store.get(receipt.event_id).sequence == receipt.sequence
+    assert len(left) == 5
+    assert set(payloads(store)) <= set(range(8))
+    assert_quiet(facade)
+
+
+async def test_a_pilot_whose_thread_has_begun_can_be_cancelled_at_once(facade: AsyncStore, store: Store) -> None:
+    async with anyio.create_task_group() as tasks:
+        with Held(store):
+            with NoThreads(facade):
+                pilot = start(tasks, appending(facade, "pilot"))
+                await until_a_pilot_waits(facade)
+                riders = [start(tasks, appending(facade, number)) for number in range(3)]
+                await until_accepted(facade, 4)
+            await until_written_to(facade)
+            assert (await pilot.cancel().end()).was_cancelled
+            later = start(tasks, appending(facade, "later"))
+            await until_accepted(facade, 5)
+            assert not any(call.is_done for call in [*riders, later])
+        for call in [*riders, later]:
+            await call.outcome()
+    found = payloads(store)
+    assert (found[0], sorted(found[1:4]), found[4:]) == ("pilot", [0, 1, 2], ["later"])
+    assert_quiet(facade)
+
+
+async def test_a_pilot_that_is_cancelled_before_its_thread_begins_hands_over(
+    facade: AsyncStore, store: Store, commands: Commands
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        with NoThreads(facade):
+            pilot = start(tasks, appending(facade, "pilot"))
+            await until_a_pilot_waits(facade)
+            riders = [start(tasks, appending(facade, number)) for number in range(4)]
+            await until_accepted(facade, 5)
+            await pilot.cancel().end()
+            await until_a_pilot_waits(facade)
+            joined = start(tasks, appending(facade, "joined"))
+            await until_accepted(facade, 6)
+        for call in [*riders, joined]:
+            await call.outcome()
+    assert commands.sizes == [6]
+    assert len(payloads(store)) == 6
+    assert_quiet(facade)
+
+
+async def test_pilots_that_are_cancelled_one_after_the_other_hand_over_each_time(
+    facade: AsyncStore, store: Store
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        with NoThreads(facade):
+            calls = [start(tasks, appending(facade, number)) for number in range(6)]
+            await until_accepted(facade, 6)
+            for call in calls[:5]:
+                await until_a_pilot_waits(facade)
+                await call.cancel().end()
+            await until_a_pilot_waits(facade)
+        await calls[5].outcome()
+    assert len(payloads(store)) == 6
+    assert_quiet(facade)
+
+
+async def test_what_nobody_waits_for_any_more_and_no_thread_has_begun_is_not_written(
+    facade: AsyncStore, store: Store, commands: Commands
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        with NoThreads(facade):
+            calls = [start(tasks, appending(facade, number)) for number in range(4)]
+            await until_accepted(facade, 4)
+            for call in calls:
+                call.cancel()
+            for call in calls:
+                assert (await call.end()).was_cancelled
+            assert_quiet(facade)
+    assert commands.all == []
+    await facade.append(ORDER, PLACED, "after")
+    assert payloads(store) == ["after"]
+
+
+async def test_a_gathering_that_waits_for_the_one_before_can_lose_its_pilot(
+    facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "MAX_FLIGHT_EVENTS", 3)
+    async with anyio.create_task_group() as tasks:
+        with Held(store):
+            calls = [start(tasks, appending(facade, 0))]
+            await until_written_to(facade)
+            for number in range(1, 10):
+                calls.append(start(tasks, appending(facade, number)))
+                await until_accepted(facade, number + 1)
+            for number in (1, 4, 5, 6):  # a pilot with riders; one with all its riders
+                await calls[number].cancel().end()
+        for number in (0, 2, 3, 7, 8, 9):
+            await calls[number].outcome()
+    assert payloads(store) == [0, 1, 2, 3, 7, 8, 9]
+    assert_quiet(facade)
+
+
+async def test_a_lone_append_that_was_left_behind_is_written_and_lands(facade: AsyncStore, store: Store) -> None:
+    async with anyio.create_task_group() as tasks:
+        with Held(store):
+            call = start(tasks, appending(facade, "left"))
+            await until_written_to(facade)
+            await call.cancel().end()
+            assert accepted(facade) == 1
+        await until_accepted(facade, 0)
+    assert payloads(store) == ["left"]
+    assert_quiet(facade)
+
+
+async def test_behind_a_disk_that_hangs_no_threads_pile_up(facade: AsyncStore, store: Store) -> None:
+    async with anyio.create_task_group() as tasks:
+        with store._gate.device:
+            for number in range(40):
+                call = start(tasks, appending(facade, number, durable=True))
+                if number < 8:
+                    await until(lambda number=number: store.stats().events > number, "written event")  # type: ignore[misc]
+                else:
+                    await until_accepted(facade, 9)
+                await call.cancel().end()
+            assert flights(facade)._aloft == accepted(facade) == 8
+        await until_accepted(facade, 0)
+    assert payloads(store) == list(range(8))
+    assert_quiet(facade)
+
+
+async def test_a_retry_with_the_same_key_gives_exactly_one_event(facade: AsyncStore, store: Store) -> None:
+    key = uuid4()
+    async with anyio.create_task_group() as tasks:
+        with Held(store):
+            first = start(tasks, appending(facade, "once", idempotency_key=key))
+            await until_written_to(facade)
+            await first.cancel().end()
+            retry = start(tasks, appending(facade, "once", idempotency_key=key, durable=True))
+            await until_accepted(facade, 2)
+        receipt = await retry.outcome()
+    assert (receipt.event_id, receipt.duplicate, receipt.durable) == (key, True, True)
+    assert payloads(store) == ["once"]
+
+
+@pytest.mark.parametrize("config", [StoreConfig(mailbox_capacity=2)])
+async def test_whoever_waits_for_a_place_can_be_cancelled(facade: AsyncStore, store: Store) -> None:
+    async with anyio.create_task_group() as tasks:
+        with Held(store):
+            calls = [start(tasks, appending(facade, number)) for number in range(2)]
+            await until_accepted(facade, 2)
+            third = start(tasks, appending(facade, "third"))
+            await until(lambda: len(flights(facade)._places._waiting) == 1, "waiter")
+            await third.cancel().end()
+        for call in calls:
+            await call.outcome()
+    assert sorted(payloads(store)) == [0, 1]
+    assert_quiet(facade)
+
+
+# At random -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    ("anyio_backend", "native"),
+    [("asyncio", False), ("trio", False), ("asyncio", True)],
+    ids=["asyncio", "trio", "asyncio-tasks"],
+)
+async def test_cancelled_at_random_every_acknowledged_append_is_there_exactly_once(
+    seed: int, native: bool, facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "MAX_FLIGHT_EVENTS", 7)
+    random = Random(seed)
+    acknowledged: list[tuple[str, Receipt]] = []
+    stops: list[Callable[[], object]] = []
+    issued: list[list[str]] = []
+
+    async def append_some(task: int) -> None:
+        mine: list[str] = []
+        issued.append(mine)
+        for number in range(40):
+            name = f"{task}.{number}"
+            mine.append(name)
+            call = facade.append(Coordinate(f"task:{number % 5}", "test"), PLACED, name, durable=random.random() < 0.3)
+            if native:
+                append = asyncio.ensure_future(call)
+                stops.append(append.cancel)
+                with suppress(asyncio.CancelledError):
+                    acknowledged.append((name, await append))
+            else:
+                with anyio.CancelScope() as scope:
+                    stops.append(scope.cancel)
+                    acknowledged.append((name, await call))
+
+    async def cancel_some(ended: anyio.Event) -> None:
+        while not ended.is_set():
+            for _ in range(random.randrange(1, 6)):
+                await checkpoint()
+            if stops:
+                stops.pop(random.randrange(max(0, len(stops) - 24), len(stops)))()
+
+    async with anyio.create_task_group() as tasks:
+        ended = anyio.Event()
+        tasks.start_soon(cancel_some, ended)
+        async with anyio.create_task_group() as appenders:
+            for task in range(24):
+                appenders.start_soon(append_some, task)
+        ended.set()
+    await flights(facade).settle()
+    assert_quiet(facade)
+    events = list(store.read())
+    assert set(Counter(event.payload for event in events).values()) == {1}
+    for name, receipt in acknowledged:
+        assert store.get(receipt.event_id).payload == name
+    assert 0 < len(acknowledged) < 24 * 40
+    place = {event.payload: event.global_sequence for event in events}
+    for mine in issued:
+        places = [place[name] for name in mine if name in place]
+        assert places == sorted(places)
+    assert store.verify_chain().intact

@@ -1,0 +1,66 @@
+"""Places are bounded, handed on in order, and never lost to a cancellation."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from anyio.abc import TaskGroup
+
+from batpak.aio.places import Places
+from tests.aio.calls import Call, start, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def wait_for(places: Places, tasks: TaskGroup, count: int) -> list[Call]:
+    """Let *count* tasks wait for a place, one after the other."""
+    calls = []
+    for number in range(count):
+        calls.append(start(tasks, places.take))
+        await until(lambda number=number: len(places._waiting) == number + 1, "waiter")  # type: ignore[misc]
+    return calls
+
+
+async def test_there_are_as_many_as_said() -> None:
+    places = Places(2)
+    assert [places.take_nowait() for _ in range(3)] == [True, True, False]
+    assert not await places.take(0)
+    assert not await places.take(0.001)
+    places.give()
+    assert await places.take()
+    assert not places.take_nowait()
+
+
+async def test_who_waits_longest_is_served_first() -> None:
+    places = Places(0)
+    async with anyio.create_task_group() as tasks:
+        calls = await wait_for(places, tasks, 5)
+        for number, call in enumerate(calls):
+            places.give()
+            assert not places.take_nowait()
+            assert await call.outcome()
+            assert not any(other.is_done for other in calls[number + 1 :])
+
+
+async def test_a_waiter_that_is_cancelled_takes_none() -> None:
+    places = Places(0)
+    async with anyio.create_task_group() as tasks:
+        first, second = await wait_for(places, tasks, 2)
+        await first.cancel().end()
+        places.give(2)
+        assert await second.outcome()
+    assert places.take_nowait()
+    assert not places.take_nowait()
+
+
+async def test_a_place_given_to_one_who_is_being_cancelled_is_not_lost() -> None:
+    places = Places(0)
+    async with anyio.create_task_group() as tasks:
+        first, second = await wait_for(places, tasks, 2)
+        places.give()
+        first.cancel()  # both before it runs again
+        await first.end()
+        if not first.was_cancelled:  # the place came first
+            places.give()
+        assert await second.outcome()
+    assert not places.take_nowait()
