@@ -1,8 +1,4 @@
-"""From frames to rows of the index, and which bytes a part of the index covers.
-
-Frames of the original do not hold their global sequence. It is taken from the frame (ours), else from a snapshot that
-the original left, else from the segment's footer, else it is one more than the highest before (original, 5.3).
-"""
+"""From frames to rows of the index, and which bytes a part of the index covers."""
 
 from __future__ import annotations
 
@@ -11,9 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from batpak.coordinate import Coordinate
+from batpak.errors import CorruptStoreError, InvalidCoordinateError
 from batpak.kind import SYSTEM_KINDS
-from batpak.storage import original_footer
 from batpak.storage.frame import FRAME
+from batpak.storage.numbers import Numbers
 from batpak.storage.row import BRANCH, FOREIGN, HIDDEN, KEY, SYSTEM, Record
 from batpak.storage.scan import Batches, Found, Walk
 
@@ -21,29 +19,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batpak.storage.catalog import Catalog
-    from batpak.storage.files import Files, ReadFile
+    from batpak.storage.files import Files
     from batpak.storage.run_format import Cover
     from batpak.storage.segment import SegmentMeta
 
 
 @dataclass(slots=True)
 class Ledger:
-    """Makes the index's records from frames.
+    """Makes the index's records from frames, which come in the order of the segments.
 
-    *snapshot* and *footers* give global sequences by (segment, offset); *hidden* are half-open ranges of sequences
-    that a fence of the original cancelled; *highest* is the highest sequence so far.
+    *hidden* are half-open ranges of sequences that a fence of the original cancelled; *highest* is the highest
+    sequence so far; *numbers* knows those that frames do not hold.
     """
 
     files: Files
     catalog: Catalog
     hidden: list[tuple[int, int]] = field(default_factory=list)
-    snapshot: dict[tuple[int, int], int] = field(default_factory=dict)
-    footers: dict[tuple[int, int], int] = field(default_factory=dict)
     highest: int = -1
+    numbers: Numbers = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Know no numbers yet."""
+        self.numbers = Numbers(self.files, self.catalog)
 
     def record(self, found: Found) -> Record:
         """Return the row of one committed frame."""
         frame = found.frame
+        self._check_coordinate(found)
         sequence = self._sequence(found)
         self.highest = max(self.highest, sequence)
         foreign = self.catalog.meta(found.segment).version == 1
@@ -68,16 +70,6 @@ class Ledger:
             frame.event_hash,
         )
 
-    def read_footer(self, file: ReadFile, meta: SegmentMeta) -> int | None:
-        """Return where a trusted footer of the original says that frames end; its sequences are noted."""
-        boundary = original_footer.find_boundary(file.pread, meta.size, meta.name)
-        if boundary is None or not boundary.trusted:
-            return None
-        rows = original_footer.read_rows(file.pread, boundary)
-        for row in rows or ():
-            self.footers[meta.segment, row.offset] = row.global_sequence
-        return boundary.end
-
     def covers(self, records: Sequence[Record]) -> tuple[Cover, ...]:
         """Return what of which segments *records* cover."""
         spans: dict[int, tuple[Record, Record]] = {}
@@ -101,31 +93,63 @@ class Ledger:
             header = file.pread(FRAME.size, offset)
         return int(FRAME.unpack(header)[1]) if len(header) == FRAME.size else 0
 
-    def rescan(self, covers: Sequence[Cover]) -> list[Record]:
-        """Read again what *covers* name; the rows in the order of the index."""
-        records = [self.record(found) for found in self._committed(covers)]
+    def rescan(self, covers: Sequence[Cover], first_sequence: int) -> list[Record]:
+        """Read again what *covers* name, where the first event has *first_sequence*; rows in the index's order."""
+        again = Ledger(self.files, self.catalog, self.hidden, first_sequence - 1)
+        if any(not self.catalog.meta(segment).ours for segment, *_ in covers):
+            again.numbers.load()
+        records = [again.record(found) for found in again._committed(covers)]
         records.sort(key=lambda record: (record.global_sequence, record.segment, record.offset))
         return records
 
     def _committed(self, covers: Sequence[Cover]) -> Iterator[Found]:
-        """Yield the committed frames of *covers*, in the order of the segments."""
+        """Yield the committed frames of *covers*, in the order of the segments.
+
+        A cover reaches from its first event to its last, so it may lack the markers around those. Of ours every batch
+        in it is whole. A segment of the original is read from its beginning, for batches that were never committed.
+        """
+        spans = {segment: range(start, end) for segment, _, start, end, _ in covers}
         batches = Batches()
-        for segment, _, start, end, _ in covers:
+        for segment, span in spans.items():
             meta = self.catalog.meta(segment)
             with closing(self.files.open_read(meta.name)) as file:
                 if meta.version == 1:
-                    self.read_footer(file, meta)
-                for found in Walk(file, meta, start, end):
-                    yield from batches.feed(found, meta.version)
-                yield from batches.take_whole()
+                    self.numbers.read_footer(file, meta)
+                batches.enter(meta)
+                walk = Walk(file, meta, span.start, span.stop) if meta.ours else Walk(file, meta)
+                for found in walk:
+                    committed = batches.feed(found, meta.version)
+                    yield from (each for each in committed if each.offset in spans[each.segment])
+                if walk.end < span.stop:
+                    raise self._corrupt(meta, walk.end, walk.why, f"frames up to {span.stop}")
+                if meta.ours:
+                    yield from batches.complete()
+        yield from batches.complete()
 
     def _sequence(self, found: Found) -> int:
         """Return the global sequence of *found*."""
-        if found.frame.global_sequence is not None:
-            return found.frame.global_sequence
-        place = (found.segment, found.offset)
-        known = self.snapshot.get(place)
-        return self.footers.get(place, self.highest + 1) if known is None else known
+        known = found.frame.global_sequence
+        if known is None:
+            known = self.numbers.of(found)
+        return self.highest + 1 if known is None else known
+
+    def _check_coordinate(self, found: Found) -> None:
+        """Refuse names that nobody could ask for; releases of the original before 0.8 checked less."""
+        try:
+            Coordinate(found.frame.entity, found.frame.scope)
+        except InvalidCoordinateError as error:
+            meta = self.catalog.meta(found.segment)
+            raise self._corrupt(meta, found.offset, f"{error.found} in its {error.part}", error.expected) from error
+
+    def _corrupt(self, meta: SegmentMeta, offset: int, found: str, expected: str) -> CorruptStoreError:
+        """Return the refusal of a segment."""
+        return CorruptStoreError(
+            file=meta.name,
+            offset=offset,
+            found=found,
+            expected=expected,
+            provable=f"the events below global sequence {self.highest + 1}",
+        )
 
     def _is_hidden(self, sequence: int) -> bool:
         """Whether a fence of the original cancelled what stands at *sequence*."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 from batpak.errors import CorruptStoreError
 from batpak.storage import run_builder
 from batpak.storage.blocks import RunError
-from batpak.storage.recovery import Scan, Start, Survey, load_snapshot
+from batpak.storage.recovery import Scan, Start
 from batpak.storage.row import Record
 from batpak.storage.run import Run
 from batpak.storage.run_format import FOLDER, RunMeta, parse_run_name
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from batpak.storage.files import Files
     from batpak.storage.row import Part
+    from batpak.storage.survey import Survey
 
 T = TypeVar("T")
 
@@ -48,10 +49,11 @@ def open_parts(files: Files, found: Survey, *, writable: bool) -> Opened:
     start = _start_behind(runs, state)
     found.ledger.highest = state.next_sequence - 1
     if _scans_the_original(found, start):
-        load_snapshot(files, found)
+        found.notes += found.ledger.numbers.load()
     scan = Scan(files, found, start, state.last_hash if runs else None, writable=writable)
     opened = Opened(list(runs), Tail(state.next_sequence), 0, state, scan, leftovers)
     _fill(files, found, opened, spill=writable)
+    found.ledger.numbers.forget()
     return opened
 
 

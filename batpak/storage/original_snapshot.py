@@ -27,6 +27,7 @@ from typing import Final
 import msgpack
 from blake3 import blake3
 
+from batpak.storage.frame import ID_BYTES
 from batpak.storage.original_fields import (
     MISSING,
     UNREADABLE,
@@ -37,6 +38,7 @@ from batpak.storage.original_fields import (
     text,
     unpack,
     values,
+    vector,
     walk,
 )
 from batpak.storage.original_sidecars import PREFIX_BYTES, body_behind_prefix
@@ -46,9 +48,9 @@ CHECKPOINT: Final = "index.ckpt"
 
 _HEAD: Final = struct.Struct("<QQQIQQ")
 _LENGTH: Final = struct.Struct("<Q")
-_ROW_1: Final = struct.Struct("<16xII2x8x4x32x32xQQ4xQ16x16x")
-_ROW_3: Final = struct.Struct("<16xII2x8x4x4x4x32x32xQQ4xQ16x16x")
-_ROW_5: Final = struct.Struct("<16xII2x8x4x4x4x32x32xQQ4xQ16x16xQQ32s")
+_ROW_1: Final = struct.Struct("<16sII2x8x4x32x32xQQ4xQ16x16x")
+_ROW_3: Final = struct.Struct("<16sII2x8x4x4x4x32x32xQQ4xQ16x16x")
+_ROW_5: Final = struct.Struct("<16sII2x8x4x4x4x32x32xQQ4xQ16x16xQQ32s")
 _ROWS: Final = {1: _ROW_1, 2: _ROW_1, 3: _ROW_3, 4: _ROW_3, 5: _ROW_5}
 
 _CHECKPOINT: Final = (
@@ -86,13 +88,15 @@ class Snapshot:
     """What a snapshot knows that the frames do not.
 
     `watermark_offset` is the whole length of segment `watermark_segment` when the snapshot was written,
-    `allocator` the next global sequence, `sequences` maps (segment, offset of a frame) to its global sequence.
+    `allocator` the next global sequence, `sequences` maps (segment, offset of a frame) to its global sequence and
+    `ids` to its event's id: a snapshot may be older than a compaction that moved frames about (hazard H4).
     """
 
     watermark_segment: int
     watermark_offset: int
     allocator: int
     sequences: dict[tuple[int, int], int] = field(default_factory=dict)
+    ids: dict[tuple[int, int], bytes] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +137,12 @@ def _mmap_index(version: int, body: memoryview) -> Snapshot:
         raise FieldError("found a summary that is no map, expected one")
     blob = parts[2] if version == 5 else None
     snapshot = Snapshot(segment, offset, allocator)
-    for entity, scope, row_segment, row_offset, sequence, *extension in layout.iter_unpack(body[at:]):
+    for event_id, entity, scope, row_segment, row_offset, sequence, *extension in layout.iter_unpack(body[at:]):
         _check_strings(entity, scope, count)
         if blob is not None and extension[1]:
             _check_extension(blob, *extension)
         snapshot.sequences[row_segment, row_offset] = sequence
+        snapshot.ids[row_segment, row_offset] = event_id[::-1]
     return snapshot
 
 
@@ -165,12 +170,12 @@ def _checkpoint(body: memoryview) -> Snapshot:
     """Return the snapshot in the *body* behind the prefix."""
     unpacker = stream(body)
     found: dict[str, object] = {}
-    sequences: dict[tuple[int, int], int] = {}
+    snapshot = Snapshot(0, 0, 0)
     highest_string = -1
     for name in walk(unpacker, body, _CHECKPOINT):
         if name == "entries":
             found[name] = True
-            highest_string = _read_entries(unpacker, sequences)
+            highest_string = _read_entries(unpacker, snapshot)
         elif name in _CHECKPOINT[:4]:
             found[name] = unpacker.unpack()
         else:
@@ -179,17 +184,21 @@ def _checkpoint(body: memoryview) -> Snapshot:
         raise FieldError("found no entries, expected an array")
     strings = _strings(found.get("interner_strings", MISSING))
     _check_strings(highest_string, -1, len(strings))
-    allocator, segment, offset = (number(found.get(name), 64) for name in _CHECKPOINT[:3])
-    return Snapshot(segment, offset, allocator, sequences)
+    snapshot.allocator, snapshot.watermark_segment, snapshot.watermark_offset = (
+        number(found.get(name), 64) for name in _CHECKPOINT[:3]
+    )
+    return snapshot
 
 
-def _read_entries(unpacker: msgpack.Unpacker, sequences: dict[tuple[int, int], int]) -> int:
-    """Take the array of rows that *unpacker* stands before into *sequences*; return the highest string used."""
+def _read_entries(unpacker: msgpack.Unpacker, snapshot: Snapshot) -> int:
+    """Take the array of rows that *unpacker* stands before into *snapshot*; return the highest string used."""
     highest = -1
     for _ in range(unpacker.read_array_header()):
         fields = values(unpacker.unpack(), _ENTRY)
         highest = max(highest, number(fields[3], 32), number(fields[4], 32))
-        sequences[number(fields[12], 64), number(fields[13], 64)] = number(fields[15], 64)
+        place = number(fields[12], 64), number(fields[13], 64)
+        snapshot.sequences[place] = number(fields[15], 64)
+        snapshot.ids[place] = vector(fields[0], ID_BYTES)
     return highest
 
 

@@ -24,9 +24,10 @@ DAY_MS: Final = 86_400_000
 class RunState:
     """The journal behind a run's last event.
 
-    *next_sequence* is the place of the event after it, *last_hash* its hash, *segment* and *offset* where its frame
-    lies. *tree* is over the hashes of the events of *segment* so far. *hidden* identifies the original's list of
-    cancelled events that the run was made with. *newest_id* is the highest id that is no key: the next is above it.
+    *next_sequence* is the place of the event after it. *segment* and *offset* are where the frame lies that stands
+    behind all others, *last_hash* is its event's hash. *tree* is over the hashes of the events of *segment* so far.
+    *hidden* identifies the original's list of cancelled events that the run was made with. *newest_id* is the highest
+    id that is no key: the next is above it.
     """
 
     next_sequence: int
@@ -69,13 +70,14 @@ class RunState:
         )
 
     def add(self, record: Record) -> None:
-        """Go behind one more event."""
-        if record.segment != self.segment:
-            self.segment = record.segment
-            self.tree = Tree()
-        self.tree.add(record.event_hash)
-        self.offset = record.offset
-        self.last_hash = record.event_hash
+        """Go behind one more event; the original may have numbered them in another order than they stand (H21)."""
+        if (record.segment, record.offset) >= (self.segment, self.offset):
+            if record.segment != self.segment:
+                self.segment = record.segment
+                self.tree = Tree()
+            self.tree.add(record.event_hash)
+            self.offset = record.offset
+            self.last_hash = record.event_hash
         self.next_sequence = max(self.next_sequence, record.global_sequence + 1)
         if record.event_id > self.newest_id and _is_made_by_a_clock(record):
             self.newest_id = record.event_id

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from crc32c import crc32c
+
 from batpak.errors import CorruptStoreError
 from batpak.kind import BATCH_BEGIN, BATCH_COMMIT, OPEN_COMPLETED
 from batpak.storage import format1, format2
@@ -37,17 +39,19 @@ class Found:
 class Walk:
     """The valid frames of one segment from *start* on; stops at the first bytes that are no frame.
 
-    Iterate once; afterwards *end* is where it stopped and *why* says what stood there. A frame whose checksum is
-    right and whose body is none raises `CorruptStoreError`: nothing torn looks like that.
+    Iterate once; afterwards *end* is where it stopped and *why* says what stood there; *foreign_checksum* whether that
+    is a frame whose CRC-32C would be right in a segment of format 1. A frame whose checksum is right and whose body is
+    none raises `CorruptStoreError`: nothing torn looks like that.
     """
 
-    def __init__(self, file: ReadFile, meta: SegmentMeta, start: int, stop: int) -> None:
-        """Prepare to walk from offset *start* to *stop*."""
+    def __init__(self, file: ReadFile, meta: SegmentMeta, start: int | None = None, stop: int | None = None) -> None:
+        """Prepare to walk from offset *start* to *stop*: by default the whole segment."""
         self._file = file
         self._meta = meta
-        self._stop = stop
-        self.end = start
+        self._stop = meta.size if stop is None else stop
+        self.end = meta.frames_start if start is None else start
         self.why = "the end of the file"
+        self.foreign_checksum = False
 
     def __iter__(self) -> Iterator[Found]:
         """Yield frame after frame; reads a mebibyte at a time."""
@@ -91,6 +95,7 @@ class Walk:
         body = data[FRAME.size :]
         if meta.checksum(body) != crc:
             self.why = "a frame whose checksum is wrong"
+            self.foreign_checksum = meta.version == format1.VERSION and crc32c(body) == crc
             return None
         try:
             frame = meta.decode(body)
@@ -116,24 +121,29 @@ class Batches:
         self._staged: list[Found] = []
         self._remaining = 0
         self._in_batch = False
+        self._entered = False
 
     @property
     def open(self) -> bool:
-        """Whether a batch has begun that is not complete."""
-        return self._in_batch
+        """Whether a batch has begun in the segment entered last that is not complete."""
+        return self._in_batch and not self._entered
+
+    def enter(self, meta: SegmentMeta) -> None:
+        """Go on in another segment; what a crash of the original left open does not end in one of ours (hazard H3)."""
+        if meta.ours:
+            self._forget()
+        self._entered = True
+
+    def complete(self) -> list[Found]:
+        """Return the items of a batch that lacks nothing but its COMMIT marker, and forget them."""
+        staged = self._staged if self._in_batch and not self._remaining else []
+        self._forget()
+        return staged
 
     def _forget(self) -> None:
         """Forget an incomplete batch."""
         self._staged = []
         self._in_batch = False
-
-    def take_whole(self) -> list[Found]:
-        """Return the items of a batch that lacks only its COMMIT: what the index covers ends with the last item."""
-        if not self._in_batch or self._remaining:
-            return []
-        committed = self._staged
-        self._forget()
-        return committed
 
     def feed(self, found: Found, version: int) -> list[Found]:
         """Take the next frame; return what it commits, in order."""
@@ -155,6 +165,7 @@ class Batches:
         self._staged.append(found)
         self._remaining = remaining
         self._in_batch = remaining > 0
+        self._entered = False
         if self._in_batch:
             return []
         committed, self._staged = self._staged, []
@@ -176,9 +187,7 @@ class Batches:
                 provable="the frames before it",
             )
         if kind == BATCH_COMMIT:
-            committed = self._staged if self._in_batch and not self._remaining else []
-            self._forget()
-            return committed
+            return self.complete()
         if not self._in_batch:
             return [found]
         if self._remaining:
@@ -202,6 +211,7 @@ class Batches:
         self._staged = []
         self._remaining = count
         self._in_batch = True
+        self._entered = False
         return []
 
 
@@ -210,7 +220,7 @@ def behind(file: ReadFile, meta: SegmentMeta, start: int, stop: int) -> list[Fou
 
     Checksum work is at most eight times the bytes searched; what exceeds it raises `CorruptStoreError`.
     """
-    data = file.pread(stop - start, start)
+    data = file.pread(max(0, stop - start), start)
     patterns = (format2.FIRST_BYTES,) if meta.version == format2.VERSION else format1.FIRST_BYTES
     budget = 8 * len(data)
     found: list[Found] = []

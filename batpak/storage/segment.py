@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 from blake3 import blake3
@@ -21,7 +22,7 @@ from crc32c import crc32c
 
 from batpak.errors import CorruptStoreError, UnsupportedFormatError
 from batpak.storage import format1, format2
-from batpak.storage.frame import FRAME
+from batpak.storage.frame import FRAME, HASH_BYTES, ID_BYTES
 
 if TYPE_CHECKING:
     from batpak.storage.files import Files, ReadFile
@@ -29,11 +30,16 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"FBAT"
 MAX_HEADER_BYTES: Final = 64 * 1024
+MAX_SEGMENT: Final = 2**32 - 1
+MAX_SEGMENT_BYTES: Final = 2**32 - 1
+"""The index keeps numbers and offsets in 32 bits; only a compaction of the original could make longer segments."""
 _LENGTH: Final = struct.Struct(">I")
 _TRAILER: Final = struct.Struct(">II4s")
 _FOOTER_MAGIC: Final = b"FBF2"
 _END_OF_FRAMES: Final = bytes(4)
-_NAME: Final = re.compile(r"(?!000000)(\d{6}|[1-9]\d{6,})\.fbat")
+_NAME: Final = re.compile(r"(?!000000)(\d{6}|[1-9]\d{6,})\.fbat", re.ASCII)
+_OTHER_NAME: Final = re.compile(r"\+?\d+\.fbat", re.ASCII)
+_NUMBERS: Final = ("version", "created_ns", "segment_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +106,9 @@ def list_segments(names: list[str]) -> list[int]:
     """Return the ids of the segments among *names*, ascending; a name that is not canonical refuses."""
     segments = []
     for name in names:
-        if not name.endswith(".fbat") or name == ".fbat":
-            continue
         if _NAME.fullmatch(name):
             segments.append(int(name[:-5]))
-        elif name[:-5].lstrip("+").isdigit():
+        elif _OTHER_NAME.fullmatch(name):
             raise CorruptStoreError(
                 file=name,
                 offset=0,
@@ -144,56 +148,115 @@ def parse_header(data: bytes, segment: int, size: int) -> SegmentMeta:
     length: int = _LENGTH.unpack_from(data, 4)[0]
     if not 0 < length <= MAX_HEADER_BYTES or 8 + length > len(data):
         raise _corrupt(name, 4, f"a header of {length} bytes", f"at most {MAX_HEADER_BYTES} and inside the file")
-    try:
-        fields = msgpack.unpackb(data[8 : 8 + length], strict_map_key=False)
-        version = fields["version"]
-        created_ns, header_segment = int(fields["created_ns"]), int(fields["segment_id"])
-    except (ValueError, KeyError, TypeError, msgpack.UnpackException, RecursionError) as error:
-        raise _corrupt(name, 8, "no header map", "a map with version, created_ns and segment_id") from error
-    if version == format1.VERSION:
-        return _parse_ours(fields.get("writer"), segment, size, data[: 8 + length], created_ns)
-    end = 12 + length
-    if version != format2.VERSION and not (
-        end <= len(data) and _LENGTH.unpack_from(data, 8 + length)[0] == crc32c(data[: 8 + length])
-    ):
-        raise _corrupt(name, 8, f"version {version!r} in a header whose CRC is wrong", "version 1 or 2")
-    if version != format2.VERSION:
-        raise UnsupportedFormatError(file=name, found=f"segment format {version!r}", supported="formats 1 and 2")
-    if end > len(data) or _LENGTH.unpack_from(data, 8 + length)[0] != crc32c(data[: 8 + length]):
+    fields = _header_fields(data[8 : 8 + length], name)
+    if fields["version"] == format1.VERSION:
+        return _parse_format1(fields, data[: 8 + length], segment, size)
+    if data[8 + length : 12 + length] != _LENGTH.pack(crc32c(data[: 8 + length])):
         raise _corrupt(name, 8 + length, "a header whose CRC is wrong", "the CRC-32C of the bytes before it")
-    if header_segment != segment:
-        raise _corrupt(name, 8, f"the header of segment {header_segment}", f"segment {segment}")
-    try:
-        return SegmentMeta(
-            segment=segment,
-            version=2,
-            frames_start=end,
-            created_ns=created_ns,
-            salt=fields["salt"],
-            identity=blake3(data[:end]).digest()[:16],
-            store_id=fields["store_id"],
-            first_sequence=fields["first_sequence"],
-            previous_hash=fields["previous_hash"],
-            size=size,
+    if fields["version"] != format2.VERSION:
+        raise UnsupportedFormatError(
+            file=name, found=f"segment format {fields['version']}", supported="formats 1 and 2"
         )
-    except KeyError as error:
-        raise _corrupt(name, 8, f"a header without {error}", "all keys of format 2") from error
+    return _parse_format2(fields, data[: 12 + length], segment, size)
 
 
-def _parse_ours(writer: object, segment: int, size: int, header: bytes, created_ns: int) -> SegmentMeta:
-    """Return the meta of a format 1 segment; the ``writer`` key tells ours from the original's."""
-    ours = writer if isinstance(writer, dict) else {}
+def is_stub(data: bytes) -> bool:
+    """Whether *data*, a whole file, is what a crash leaves of a header: cut short, or ending in zeros.
+
+    Where something stands behind it, the header was whole once and is damaged now.
+    """
+    content = data.rstrip(b"\0")
+    if not MAGIC.startswith(content[:4]):
+        return False
+    if len(content) <= 8:
+        return True
+    length: int = _LENGTH.unpack_from(data, 4)[0]
+    if len(content) > 12 + length or len(content) > 12 + (_length_of_map(data) or len(data)):
+        return False
+    return not _has_header(data, length)
+
+
+def _has_header(data: bytes, length: int) -> bool:
+    """Whether *data* begins with a whole header of *length* bytes; format 1 has nothing to check it by."""
+    try:
+        fields = _header_fields(data[8 : 8 + length], "")
+    except CorruptStoreError:
+        return False
+    crc = data[8 + length : 12 + length]
+    return fields["version"] == format1.VERSION or crc == _LENGTH.pack(crc32c(data[: 8 + length]))
+
+
+def _length_of_map(data: bytes) -> int | None:
+    """Return how many bytes the map of the header at the start of *data* takes, None where it is not whole."""
+    unpacker = msgpack.Unpacker(strict_map_key=False)
+    unpacker.feed(data[8:])
+    try:
+        unpacker.skip()
+    except (ValueError, msgpack.UnpackException):
+        return None
+    length: int = unpacker.tell()
+    return length
+
+
+def _header_fields(data: bytes, name: str) -> dict[str, Any]:
+    """Return the map that a header is; its numbers are integers."""
+    try:
+        fields = msgpack.unpackb(data, strict_map_key=False)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        raise _corrupt(name, 8, "no map", "a header: version, created_ns and segment_id") from error
+    if type(fields) is not dict or any(type(fields.get(key)) is not int for key in _NUMBERS):
+        raise _corrupt(name, 8, "another map", "a header: version, created_ns and segment_id")
+    return fields
+
+
+def _parse_format1(fields: dict[str, Any], header: bytes, segment: int, size: int) -> SegmentMeta:
+    """Return the meta of a format 1 segment; a sound ``writer`` key tells ours from the original's."""
+    writer = fields.get("writer")
+    if type(writer) is not dict or not _is_ours(writer):
+        writer = {}
+    elif fields["segment_id"] != segment:  # the original goes by the file's name alone
+        raise _of_another(segment, fields)
+    return _meta(fields, writer, header, segment, size)
+
+
+def _parse_format2(fields: dict[str, Any], header: bytes, segment: int, size: int) -> SegmentMeta:
+    """Return the meta of a format 2 segment, whose header has its CRC."""
+    if fields["segment_id"] != segment:
+        raise _of_another(segment, fields)
+    salt = fields.get("salt")
+    if not _is_ours(fields) or type(salt) is not int or not 0 <= salt < 2**32:
+        raise _corrupt(file_name(segment), 8, "a header with a key missing or wrong", "the keys of format 2")
+    return _meta(fields, fields, header, segment, size)
+
+
+def _is_ours(fields: dict[str, Any]) -> bool:
+    """Whether the keys are there, and sound, that only this library writes."""
+    store_id, first, previous = fields.get("store_id"), fields.get("first_sequence"), fields.get("previous_hash")
+    if type(store_id) is not bytes or type(first) is not int or type(previous) is not bytes:
+        return False
+    return (len(store_id), len(previous)) == (ID_BYTES, HASH_BYTES) and 0 <= first < 2**64
+
+
+def _meta(fields: dict[str, Any], ours: dict[str, Any], header: bytes, segment: int, size: int) -> SegmentMeta:
+    """Return the meta of a segment whose header is sound; *ours* is empty where the original wrote it."""
     return SegmentMeta(
         segment=segment,
-        version=1,
+        version=fields["version"],
         frames_start=len(header),
-        created_ns=created_ns,
-        salt=0,
+        created_ns=fields["created_ns"],
+        salt=fields.get("salt", 0) if fields["version"] == format2.VERSION else 0,
         identity=blake3(header).digest()[:16],
         store_id=ours.get("store_id"),
         first_sequence=ours.get("first_sequence"),
         previous_hash=ours.get("previous_hash"),
         size=size,
+    )
+
+
+def _of_another(segment: int, fields: dict[str, Any]) -> CorruptStoreError:
+    """Return the refusal of a segment whose header names another one: it was renamed or copied."""
+    return _corrupt(
+        file_name(segment), 8, f"the header of segment {fields['segment_id']}", f"that of segment {segment}"
     )
 
 
@@ -223,39 +286,46 @@ def read_footer(file: ReadFile, meta: SegmentMeta) -> Footer | None:
     body = file.pread(length, start)
     if crc32c(body, meta.salt) != checksum or body[:4] != _END_OF_FRAMES:
         return None
-    fields = msgpack.unpackb(body[4:])
-    footer = Footer(
-        fields["end"],
-        fields["frames"],
-        fields["first_sequence"],
-        fields["last_sequence"],
-        fields["last_hash"],
-        fields["digest"],
-    )
+    footer = _footer(body[4:])
+    if footer is None:
+        raise _corrupt(meta.name, start, "a checked footer that cannot be read", "a map with its keys")
     return footer if footer.end == start else None
+
+
+def _footer(data: bytes) -> Footer | None:
+    """Return the footer in the map *data*; keys that are new are passed over."""
+    try:
+        fields = msgpack.unpackb(data)
+        return Footer(
+            fields["end"],
+            fields["frames"],
+            fields["first_sequence"],
+            fields["last_sequence"],
+            fields["last_hash"],
+            fields["digest"],
+        )
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException):
+        return None
 
 
 def read_meta(files: Files, segment: int) -> SegmentMeta:
     """Read the header and the footer of one segment: a few KiB, whatever its size."""
     name = file_name(segment)
-    file = files.open_read(name)
-    try:
+    with closing(files.open_read(name)) as file:
         size = file.size()
-        meta = parse_header(
-            file.pread(min(size, 12 + MAX_HEADER_BYTES), 0) if size < 4096 else _header_part(file), segment, size
-        )
-        if meta.version == format2.VERSION:
-            return replace(meta, footer=read_footer(file, meta))
-        return meta
-    finally:
-        file.close()
+        if segment > MAX_SEGMENT or size > MAX_SEGMENT_BYTES:
+            raise UnsupportedFormatError(
+                file=name, found=f"segment {segment} of {size} bytes", supported="numbers and lengths below 2**32"
+            )
+        meta = parse_header(_header_part(file), segment, size)
+        return meta if meta.version == format1.VERSION else replace(meta, footer=read_footer(file, meta))
 
 
 def _header_part(file: ReadFile) -> bytes:
-    """Read as much of the start of a large segment as its header takes."""
+    """Read as much of the start of a segment as its header takes."""
     start = file.pread(4096, 0)
-    length = min(_LENGTH.unpack_from(start, 4)[0], MAX_HEADER_BYTES)
-    return start if length + 12 <= len(start) else file.pread(length + 12, 0)
+    length = int.from_bytes(start[4:8], "big")
+    return start if length + 12 <= len(start) else file.pread(min(length, MAX_HEADER_BYTES) + 12, 0)
 
 
 def frame_bytes(meta: SegmentMeta, body: bytes) -> bytes:

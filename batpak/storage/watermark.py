@@ -23,6 +23,7 @@ offset size field (integers little-endian)
 from __future__ import annotations
 
 import struct
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -73,17 +74,19 @@ def slot_offset(count: int) -> int:
     return count % 2 * _SLOT_BYTES
 
 
+def slots(files: Files) -> list[DurablePosition]:
+    """Return the valid slots, the newest first; a newer version refuses."""
+    if not files.exists(NAME):
+        return []
+    with closing(files.open_read(NAME)) as file:
+        data = file.pread(2 * _SLOT_BYTES, 0)
+    found = [slot for start in (0, _SLOT_BYTES) if (slot := _decode(data[start : start + _SLOT_BYTES])) is not None]
+    return sorted(found, key=lambda slot: -slot.count)
+
+
 def read(files: Files) -> DurablePosition | None:
     """Return the newest valid slot, or None where there is none; a newer version refuses."""
-    if not files.exists(NAME):
-        return None
-    file = files.open_read(NAME)
-    try:
-        data = file.pread(2 * _SLOT_BYTES, 0)
-    finally:
-        file.close()
-    slots = [slot for start in (0, _SLOT_BYTES) if (slot := _decode(data[start : start + _SLOT_BYTES])) is not None]
-    return max(slots, key=lambda slot: slot.count, default=None)
+    return next(iter(slots(files)), None)
 
 
 def _decode(data: bytes) -> DurablePosition | None:

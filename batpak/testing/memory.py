@@ -254,14 +254,13 @@ class MemoryFiles(Files):
     def copy(self) -> Self:
         """Return what is there after this process is killed: another directory, unlocked, with an empty journal."""
         disk = self._disk
-        inodes = {
-            id(inode): inode.copy() for names in (disk.names, disk.durable_names) for inode in tuple(names.values())
-        }
+        names, durable_names = dict(disk.names), dict(disk.durable_names)  # threads may go on meanwhile
+        inodes = {id(inode): inode.copy() for each in (names, durable_names) for inode in each.values()}
         return self._over(
             _Disk(
-                names={name: inodes[id(inode)] for name, inode in disk.names.items()},
+                names={name: inodes[id(inode)] for name, inode in names.items()},
                 folders=set(disk.folders),
-                durable_names={name: inodes[id(inode)] for name, inode in disk.durable_names.items()},
+                durable_names={name: inodes[id(inode)] for name, inode in durable_names.items()},
                 durable_folders=set(disk.durable_folders),
                 inodes=disk.inodes,
                 allocates=disk.allocates,
@@ -273,7 +272,7 @@ class MemoryFiles(Files):
         disk = self._disk
         names = {
             name: _Inode(inode.number, bytes(inode.durable), bytes(inode.durable))
-            for name, inode in disk.durable_names.items()
+            for name, inode in tuple(disk.durable_names.items())
             if split_name(name)[0] in {"", *disk.durable_folders}
         }
         folders = disk.durable_folders
