@@ -21,12 +21,11 @@ from batpak.reports import Stats
 from batpak.request import check_config, open_directory
 from batpak.storage.opening import Opened, open_parts
 from batpak.storage.pool import SegmentPool
-from batpak.storage.recovery import Survey, look_again, survey
+from batpak.storage.survey import Survey, look_again, survey
 
 if TYPE_CHECKING:
     from batpak.actors.messages import IndexCommand, ReaderCommand
     from batpak.storage.files import Files
-    from batpak.storage.segment import SegmentMeta
     from batpak.storage.view import View
 
 MAX_FROZEN_TAILS: Final = 8
@@ -45,6 +44,7 @@ class ReadOnlyStore(Reading):
         self._closed: type[StoreClosedError] | None = StoreClosedError  # until everything stands
         self._files = files
         self._config = config
+        self._log = Log()
         self._lock = Lock()
         self._owner = 0
         self._close_asked = False
@@ -53,10 +53,10 @@ class ReadOnlyStore(Reading):
         except OSError as error:
             raise StorageError("open", files.directory, error.errno) from error
         self._index_actor = Index(files, self._found, opened, config.clock, writable=False)
-        self._reader_actor = Reader(SegmentPool(files, self._meta))
-        drivers, log = driver or DriverOf(), Log()
-        self._index: Driver[IndexCommand] = drivers.make(self._index_actor, config, log)
-        self._reader: Driver[ReaderCommand] = drivers.make(self._reader_actor, config, log)
+        self._reader_actor = Reader(SegmentPool(files, self._index_actor.meta))  # not through us: its thread lives
+        drivers = driver or DriverOf()
+        self._index: Driver[IndexCommand] = drivers.make(self._index_actor, config, self._log)
+        self._reader: Driver[ReaderCommand] = drivers.make(self._reader_actor, config, self._log)
         for each in (self._index, self._reader):
             each.connect((self._index, self._reader))
             each.start()
@@ -157,16 +157,14 @@ class ReadOnlyStore(Reading):
         """Whether the calling thread is in a turn of one of our actors, or takes in what came."""
         me = get_ident()
         drivers = (self._index, self._reader)
-        return self._owner == me or any(each.owner == me or each.mailbox.guard_owner == me for each in drivers)
+        if self._owner == me or me in self._log.emitting:
+            return True
+        return any(each.owner == me or each.mailbox.guard_owner == me for each in drivers)
 
     def _leave(self) -> None:
         """Close, if a signal handler asked for it while a turn of this store ran."""
         if self._close_asked and not self._inside():
             self.close()
-
-    def _meta(self, segment: int) -> SegmentMeta:
-        """Return a segment as it was when it was last looked at."""
-        return self._catalog.meta(segment)
 
     def _look(self) -> Opened:
         """Open the index as it stands on disk now."""

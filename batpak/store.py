@@ -134,17 +134,25 @@ class Store(Reading):
         if self._ended:
             return
         if self._closed is None:
-            self._last_stats = self._stats_of(self._system.index.view)
+            self._keep_stats()
         self._closed = StoreClosedError
         self._close_asked = False
         try:
             self._system.close()
-            self._last_stats = self._stats_of(self._system.index.view)
+            self._keep_stats()
         except Exception:
             self._end()
             raise
         self._end()
         self._log.emit(INFO, "store.close", directory=self._files.directory, events=self._last_stats.events)
+
+    def _keep_stats(self) -> None:
+        """Keep the figures for diagnostics of a closed store; a disk that tells no sizes does not keep it open."""
+        try:
+            size = self._bytes_on_disk()
+        except OSError:
+            size = 0
+        self._last_stats = self._stats_of(self._system.index.view, size)
 
     def _end(self) -> None:
         """Let go of the directory: nothing is left to do."""
@@ -288,22 +296,24 @@ class Store(Reading):
         """Return how much the store holds and how far it has come."""
         view = self._view()
         try:
-            return self._stats_of(view)
+            return self._stats_of(view, self._bytes_on_disk())
         except OSError as error:
             self._require_open()  # another thread has closed the store meanwhile
             raise StorageError("stat", self._files.directory, error.errno) from error
 
-    def _stats_of(self, view: View) -> Stats:
+    def _bytes_on_disk(self) -> int:
+        """Return the size of all segments."""
+        return sum(self._files.size(meta.name) for meta in self._catalog.metas())
+
+    def _stats_of(self, view: View, bytes_on_disk: int) -> Stats:
         """Return the figures of *view*."""
-        files = self._files
-        metas = self._catalog.metas()
         return Stats(
             events=view.count(),
             next_global_sequence=self._system.writer.journal.sequence,
             visible_sequence=view.last_sequence(),
             durable_sequence=self._gate.durable - 1,
-            segments=len(metas),
-            bytes_on_disk=sum(files.size(meta.name) for meta in metas),
+            segments=len(self._catalog.metas()),
+            bytes_on_disk=bytes_on_disk,
         )
 
     def diagnostics(self) -> Diagnostics:

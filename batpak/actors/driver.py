@@ -171,6 +171,7 @@ class Driver(Generic[CommandT]):
         while thread is not None and thread.is_alive():
             ring(mailbox.bell)
             thread.join(BACKSTOP_SECONDS)
+        self.within_turn(lambda: None)  # whoever came before the mailbox was closed is still at work
         self._drain()
 
     def report(self) -> ActorReport:

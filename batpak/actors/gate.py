@@ -128,6 +128,7 @@ class Gate:
 
     def sync_device(self) -> None:
         """Run one fsync over everything written; *device* is held. A failure is remembered for good."""
+        self.require_sound()  # for those who waited while another's failed: a retry would seem to succeed
         covered = False
         self.dirty = False  # before the look at what is written: what comes later marks it again
         try:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from batpak.clock import Clock
     from batpak.storage.files import Files
     from batpak.storage.opening import Opened
-    from batpak.storage.recovery import Survey
     from batpak.storage.row import Part, Record
+    from batpak.storage.segment import SegmentMeta
+    from batpak.storage.survey import Survey
 
 RUN_EVENTS: Final = 8192
 RUN_BYTES: Final = 4 * 1024 * 1024
@@ -81,6 +82,10 @@ class Index(Actor[IndexCommand]):
             case _:
                 assert_never(command)
         return None
+
+    def meta(self, segment: int) -> SegmentMeta:
+        """Return what is known of a segment."""
+        return self._found.catalog.meta(segment)
 
     def start_again(self, found: Survey, opened: Opened) -> None:
         """Show what was opened anew in the place of everything; for a reader that follows a writer."""
@@ -181,7 +186,7 @@ class Index(Actor[IndexCommand]):
         if run not in self.view.parts:
             return
         tail = Tail(run.first_sequence)
-        for row, record in enumerate(self._found.ledger.rescan(run.meta.covers)):
+        for row, record in enumerate(self._found.ledger.rescan(run.meta.covers, run.first_sequence)):
             tail.put(row, record)
         self._adopt(tail, (run,))
         if self._writable:

@@ -19,11 +19,12 @@ from batpak.ids import IdGenerator
 from batpak.log import Log
 from batpak.reports import OpenReport, Quarantined
 from batpak.storage import format2, watermark
+from batpak.storage.mend import mend
 from batpak.storage.opening import Opened, open_parts
 from batpak.storage.pool import SegmentPool
-from batpak.storage.recovery import Survey, Torn, mend, survey
 from batpak.storage.run_state import state_behind
 from batpak.storage.segment import file_name, list_segments
+from batpak.storage.survey import Survey, survey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from batpak.clock import Clock
     from batpak.config import StoreConfig
     from batpak.storage.files import Files, WriteFile
+    from batpak.storage.recovery import Torn
 
 START_ORDER: Final = ("index", "writer", "reader")
 """Who is asked is started before who asks."""
@@ -142,7 +144,7 @@ class System:
         last = metas[-1]
         file = self.files.open_write(last.name)
         sealed = last.footer is not None or (
-            last.version == 1 and self.found.ledger.read_footer(file, last) is not None
+            last.version == 1 and self.found.ledger.numbers.read_footer(file, last) is not None
         )
         file.sync()
         self.files.sync_folder()
@@ -156,8 +158,7 @@ class System:
         if not self.files.exists(watermark.NAME):
             self.files.write_atomic(watermark.NAME, b"")
         self._mark = self.files.open_write(watermark.NAME)
-        count = found.durable.count if found.durable is not None else 0
-        gate = Gate(lambda: journal.written, found.catalog.store_id, self._mark, count, self.clock, self.log)
+        gate = Gate(lambda: journal.written, found.catalog.store_id, self._mark, found.count, self.clock, self.log)
         with gate.device:
             gate.sync_device()
         return gate
@@ -182,7 +183,7 @@ class System:
         scan = opened.scan
         path: Literal["new", "runs", "rebuild"] = "runs" if opened.parts else "rebuild" if scan.events else "new"
         quarantined = tuple(
-            Quarantined(name, torn.meta.segment, torn.offset, len(torn.data), format2.event_hash(torn.data).hex())
+            Quarantined(name, torn.segment, torn.offset, len(torn.data), format2.event_hash(torn.data).hex())
             for name, torn in copies
         )
         return OpenReport(

@@ -160,11 +160,15 @@ class Writer(Actor[WriterCommand]):
             )
 
     def _publish(self, decision: Decision, records: Sequence[Record | None], end: int) -> None:
-        """Show *records* to readers, then move the journal's end behind them: redo, never undo."""
+        """Move the journal's end behind *records*, then show them to readers: redo, never undo.
+
+        In this order: the index makes durable what it was shown before it writes it out, and must never have to wait
+        for that until a turn that was cut short is repaired, for a repair waits for the index.
+        """
         events = [record for record in records if record is not None]
+        self.journal.advance(end, events[-1].global_sequence + 1)
         self._index.ask(Publish(events))
         self.standing.take(decision, events)
-        self.journal.advance(end, events[-1].global_sequence + 1)
 
     def repair(self) -> Sequence[object]:
         """Take in what the interrupted turn wrote completely, and cut the rest."""
@@ -192,12 +196,14 @@ class Writer(Actor[WriterCommand]):
         if self.journal.needs_care and self.failure is None and self.journal.take_care():
             return 0.0
         gate = self.gate
-        if gate is None or gate.poison is not None or gate.durable >= self.journal.sequence:
+        if gate is None or gate.poison is not None:
+            return None
+        if gate.durable >= self.journal.sequence and not self._is_under_way(gate):
             return None
         if not gate.dirty:
             gate.mark_dirty()
         behind = self.journal.sequence - gate.durable
-        due = gate.since + self._config.sync_every_seconds - self._clock.monotonic()
+        due = self._seconds_left(gate)
         if due <= 0 or behind * 2 >= self._config.sync_every_events:
             try:
                 gate.cover(self.journal.sequence)
@@ -205,6 +211,16 @@ class Writer(Actor[WriterCommand]):
                 return None  # the gate remembers why; every later write is told
             return 0.0
         return due
+
+    def _seconds_left(self, gate: Gate) -> float:
+        """Return the seconds until what is not durable has to be."""
+        return gate.since + self._config.sync_every_seconds - self._clock.monotonic()
+
+    def _is_under_way(self, gate: Gate) -> bool:
+        """Whether a write has been announced and nothing of it is seen yet; when it is overdue, it was refused."""
+        if gate.dirty and self._seconds_left(gate) <= 0:
+            gate.dirty = False  # a write that ends now looks at this behind it
+        return gate.dirty or gate.durable < self.journal.sequence
 
     def _require_sound(self) -> None:
         """Refuse when a repair or an fsync has failed."""
