@@ -1,0 +1,164 @@
+"""One exception, at the interpreter's first look for one after a chosen bytecode.
+
+CPython looks for interrupts after calls, on backward jumps and on entry to functions, and nowhere else. So the tracer
+does not raise. It stops tracing (a tracer is a function too, and would be struck on entry) and arms an asynchronous
+exception by a subscript of a `defaultdict` whose factory is a C function: neither a subscript nor a return is a place
+where the interpreter looks. What has been armed fires in the code under test, where an interrupt would have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from threading import get_ident
+from types import FrameType
+from typing import Any, Final
+
+_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_set_async_exc.restype = ctypes.c_int
+
+NEVER: Final = sys.maxsize
+_RESUMING: Final[dict[int, Tracer]] = {}
+
+
+def interrupt(ident: int, exception: type[BaseException]) -> bool:
+    """Raise *exception* in the thread *ident* at its next look; False if there is no such thread."""
+    return bool(_set_async_exc(ident, exception))
+
+
+class Struck(BaseException):
+    """What is raised; nothing that the code under test knows. Where it is caught, tracing goes on if it should."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        _go_on(sys._getframe(1))
+
+
+class StruckExit(SystemExit):
+    """The same, as what ends a thread without a word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        _go_on(sys._getframe(1))
+
+
+class Tracer:
+    """Counts bytecodes and strikes at the one numbered *at*, then for *again* at the one so many later."""
+
+    def __init__(self, at: int, again: tuple[int, ...] = (), exception: type[BaseException] = Struck) -> None:
+        self.at = at
+        self.count = 0
+        self.struck: list[str] = []
+        self.forever = False
+        self.exception = exception
+        self._again = again
+        self._trigger: defaultdict[int, int] = defaultdict(int)
+
+    def begin(self) -> None:
+        """Trace this thread from the next function on, and strike it."""
+        self._trigger = defaultdict(partial(_set_async_exc, get_ident(), self.exception))
+        sys.settrace(self)
+
+    def go_on(self, frame: FrameType | None) -> None:
+        """Trace *frame* and its callers on, up to `strike`, after a strike."""
+        while frame is not None and frame.f_code is not strike.__code__:
+            frame.f_trace = self
+            frame.f_trace_opcodes = True
+            frame = frame.f_back
+        sys.settrace(self)
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> Tracer | None:
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            self.count += 1
+            if self.count == self.at:
+                return self._strike(frame)
+        return self
+
+    def _strike(self, frame: FrameType) -> None:
+        self.struck.append(f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno} {frame.f_code.co_name}")
+        self.at = NEVER
+        if self._again:
+            self.at = self.count + self._again[0]
+            self._again = self._again[1:]
+        if self.forever or self.at < NEVER:
+            _RESUMING[get_ident()] = self
+        outer: FrameType | None = frame
+        while outer is not None:
+            outer.f_trace = None
+            outer = outer.f_back
+        sys.settrace(None)
+        # Nothing that looks for interrupts from here to the return, and none in `__call__` behind it.
+        self._trigger[self.count]
+
+
+def strike(act: Callable[[], Any], at: int, *again: int) -> tuple[list[str], Any]:
+    """Run *act* in this thread and strike at its bytecode numbered *at*, and so many bytecodes *again* later.
+
+    Gives where it struck, nothing if *act* has fewer bytecodes, and the outcome of *act*, errors as values.
+    """
+    tracer = Tracer(at, again)
+    before = sys.gettrace()
+    outcome: Any = None
+    try:
+        try:
+            tracer.begin()
+            outcome = act()
+            get_ident()  # what was armed at the last bytecode fires behind this call
+        except BaseException as error:
+            outcome = error
+            get_ident()  # and so does a second one
+    except BaseException as error:
+        outcome = error
+    finally:
+        _RESUMING.pop(get_ident(), None)
+        sys.settrace(before)
+    return tracer.struck, outcome
+
+
+class ThreadTracer:
+    """Traces the threads that are started inside the ``with`` block; strikes those of one name when it is told to.
+
+    Start no others in there: as long as an exception is armed for a thread that waits for a lock, CPython 3.11 keeps a
+    thread that begins with a tracer looking for it, round and round.
+    """
+
+    def __init__(self, name: str, exception: type[BaseException] = Struck) -> None:
+        self._name = name
+        self._tracer = Tracer(NEVER, exception=exception)
+        self._tracer.forever = True
+
+    def __enter__(self) -> ThreadTracer:
+        threading.settrace(self._begin)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        threading.settrace(None)  # type: ignore[arg-type]
+
+    def arm(self, after: int) -> None:
+        """Strike at the thread's bytecode numbered *after* from now, counted from 1."""
+        self._tracer.struck.clear()
+        self._tracer.at = self._tracer.count + after
+
+    def disarm(self) -> list[str]:
+        """Strike no more; where it struck."""
+        self._tracer.at = NEVER
+        return list(self._tracer.struck)
+
+    def _begin(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
+        if threading.current_thread().name != self._name:
+            sys.settrace(None)
+            return None
+        self._tracer.begin()
+        return self._tracer(frame, event, arg)
+
+
+def _go_on(frame: FrameType) -> None:
+    tracer = _RESUMING.pop(get_ident(), None)
+    if tracer is not None:
+        tracer.go_on(frame)
