@@ -146,9 +146,9 @@ class StoreConfig:
     """What `open` checks: "recovery" what it has to read anyway; "checksums" every frame; "chain" every frame, hash and
     link. The last two read the whole store."""
 
-    slow_command_seconds: float = 0.1
-    """Seconds from which a command is logged as slow; above 0, at most a day. A tenth of a second is what a person
-    notices."""
+    slow_command_seconds: float = 0.5
+    """Seconds from which a command is logged as slow; above 0, at most a day. Half a second is what a person takes
+    for a stall; a tenth is what a turn can wait for the interpreter lock beside busy threads."""
 
     def __post_init__(self) -> None:
         """Refuse every setting of another type or out of its limits."""

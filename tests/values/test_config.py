@@ -45,7 +45,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "append_on_loop": False,
         "clock": SystemClock(),
         "verify_on_open": "recovery",
-        "slow_command_seconds": 0.1,
+        "slow_command_seconds": 0.5,
     }
 
 
