@@ -60,8 +60,8 @@ class Log:
         me = get_ident()
         if level < self.level or me in self.emitting:
             return
-        self.emitting.add(me)
         try:
+            self.emitting.add(me)  # inside: an interrupt behind it must not leave us there for ever
             getattr(self._logger, _METHODS[level])(event, **fields)
         except Exception:  # noqa: BLE001 - a processor of the program failed; the store's work is done
             self.lost += 1

@@ -13,7 +13,14 @@ from batpak.actors.messages import Publish
 from batpak.actors.reader import Reader
 from batpak.actors.system import DriverOf
 from batpak.config import StoreConfig
-from batpak.errors import CorruptStoreError, ForkedStoreError, ReentrantCallError, StorageError, StoreClosedError
+from batpak.errors import (
+    ActorFailedError,
+    CorruptStoreError,
+    ForkedStoreError,
+    ReentrantCallError,
+    StorageError,
+    StoreClosedError,
+)
 from batpak.living import OPEN
 from batpak.log import Log
 from batpak.reading import Reading
@@ -48,6 +55,7 @@ class ReadOnlyStore(Reading):
         self._lock = Lock()
         self._owner = 0
         self._close_asked = False
+        self._ended = False
         try:
             opened = self._look()
         except OSError as error:
@@ -57,11 +65,17 @@ class ReadOnlyStore(Reading):
         drivers = driver or DriverOf()
         self._index: Driver[IndexCommand] = drivers.make(self._index_actor, config, self._log)
         self._reader: Driver[ReaderCommand] = drivers.make(self._reader_actor, config, self._log)
-        for each in (self._index, self._reader):
-            each.connect((self._index, self._reader))
-            each.start()
-        self._closed = None
-        OPEN.add(self)
+        try:
+            for each in (self._index, self._reader):
+                each.connect((self._index, self._reader))
+                each.start()
+            OPEN.add(self)
+            self._closed = None
+        except BaseException as error:
+            self._stop()
+            if isinstance(error, RuntimeError):
+                raise ActorFailedError("reader", "a thread could not be started") from error
+            raise
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], *, config: StoreConfig | None = None) -> Self:
@@ -117,19 +131,30 @@ class ReadOnlyStore(Reading):
         if self._inside():
             self._close_asked = True
             return
+        me = get_ident()
         with self._lock:
-            if self._closed is not None:
-                return
-            self._closed = StoreClosedError
-            OPEN.discard(self)
-            self._index.close()
-            self._reader.close()
-            self._reader_actor.close()
-            self._files.close()
+            self._owner = me
+            try:
+                if not self._ended:
+                    self._stop()
+            finally:
+                self._owner = 0
+
+    def _stop(self) -> None:
+        """Close; what an interrupt has cut short is begun again by the next close."""
+        self._closed = StoreClosedError
+        self._index.close()
+        self._reader.close()
+        self._reader_actor.close()
+        self._index_actor.let_go()
+        self._files.close()
+        OPEN.discard(self)
+        self._ended = True
 
     def forget_parent(self) -> None:
         """In a forked child: this copy is dead."""
         self._closed = ForkedStoreError
+        self._ended = True
         self._lock = Lock()  # a thread that is not here may hold the other
         self._files.abandon()
 

@@ -218,6 +218,7 @@ class Reading(ABC):
 
     def load_contents(self, records: Sequence[Record]) -> list[FrameContent]:
         """Read frames and make sure that each is the one that the index speaks of."""
+        self._view()  # an iteration that began before a close or a fork ends here
         load = Load([(record.segment, record.offset, record.length) for record in records])
         try:
             bodies = self._reader.ask(load)

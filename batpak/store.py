@@ -14,6 +14,7 @@ from batpak.errors import (
     BatpakError,
     CorruptStoreError,
     ForkedStoreError,
+    ReentrantCallError,
     StorageError,
     StoreClosedError,
 )
@@ -63,23 +64,31 @@ class Store(Reading):
         self._requests = Requests(config)
         try:
             files.lock()
-            self._system = system = System(files, config, self._log, driver)
+            self._system = System(files, config, self._log, driver)
+            self._catalog = self._system.found.catalog
+            self._index = self._system.index_driver
+            self._reader = self._system.reader_driver
+            self._writer = self._system.writer_driver
+            self._gate = self._system.gate
+            OPEN.add(self)
+            self._closed = None
+            self._say_opened()
         except OSError as error:
-            files.unlock()
+            self._give_up_opening()
             raise StorageError("open", files.directory, error.errno) from error
         except BaseException:
-            files.unlock()
+            self._give_up_opening()
             raise
-        self._catalog = system.found.catalog
-        self._index = system.index_driver
-        self._reader = system.reader_driver
-        self._writer = system.writer_driver
-        self._gate = system.gate
-        self._closed = None
-        OPEN.add(self)
-        self._say_opened()
 
     # Opening and closing -----------------------------------------------------------------------------------------
+
+    def _give_up_opening(self) -> None:
+        """Leave nothing running of a store that could not be opened, or whose opening was interrupted."""
+        self._closed = StoreClosedError
+        OPEN.discard(self)
+        if hasattr(self, "_system"):
+            self._system.stop()
+        self._files.unlock()
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], *, config: StoreConfig | None = None) -> Self:
@@ -156,6 +165,7 @@ class Store(Reading):
 
     def _end(self) -> None:
         """Let go of the directory: nothing is left to do."""
+        self._system.index.let_go()
         self._files.close()
         OPEN.discard(self)
         self._ended = True
@@ -348,6 +358,8 @@ class Store(Reading):
         """Have the writer run *command*, rebuild what it finds damaged in the index, keep the durability promises."""
         check_wait(max_wait_seconds)
         gate = self._gate
+        if gate.leads(get_ident()):  # a signal handler: a rotation would wait for the fsync that it interrupted
+            raise ReentrantCallError
         try:
             for _ in range(MAX_REBUILDS):
                 self._require_open()
@@ -384,7 +396,8 @@ class Store(Reading):
     def _cover(self, ticket: int) -> None:
         """Wait until everything below *ticket* is durable."""
         try:
-            self._gate.cover(ticket)
+            # A key of the original whose event was compacted away may quote a number that is not reached again (H21).
+            self._gate.cover(min(ticket, self._system.writer.journal.sequence))
         finally:
             self._leave()
 

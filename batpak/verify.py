@@ -34,6 +34,7 @@ class ChainCheck:
         self._store = store
         self._view = view
         self._heads: dict[Chain, tuple[int, bytes]] = {}
+        self._newest: dict[str, tuple[int, bytes]] = {}
         self.checked = 0
         self.mismatches: list[UUID] = []
         self.dangling: list[UUID] = []
@@ -45,10 +46,7 @@ class ChainCheck:
         event_id = UUID(bytes=record.event_id)
         if not sound:
             self.mismatches.append(event_id)
-        chain = (record.entity, frame.lane)
-        before = self._heads.get(chain)
-        if before is None or before[0] + 1 != frame.sequence:
-            before = self._before(record, frame) or before
+        before = self._predecessor(record, frame)
         if frame.prev_hash == GENESIS:
             if before is not None and frame.sequence:
                 self.dangling.append(event_id)
@@ -56,13 +54,23 @@ class ChainCheck:
             self.dangling.append(event_id)
         if before is not None and frame.sequence and frame.sequence != before[0] + 1:
             self.gaps.append(SequenceGap(record.entity, before[0] + 1, frame.sequence))
-        self._heads[chain] = (frame.sequence, frame.event_hash)
+        self._heads[record.entity, frame.lane] = self._newest[record.entity] = (frame.sequence, frame.event_hash)
 
     def report(self) -> ChainReport:
         """Return what was found."""
         return ChainReport(self.checked, tuple(self.mismatches), tuple(self.dangling), tuple(self.gaps))
 
-    def _before(self, record: Record, frame: Frame) -> tuple[int, bytes] | None:
+    def _predecessor(self, record: Record, frame: Frame) -> tuple[int, bytes] | None:
+        """Return the event that this one follows; the original chained an entity across its lanes before 0.9."""
+        before = self._heads.get((record.entity, frame.lane))
+        for known in (before, self._newest.get(record.entity)):
+            if known == (frame.sequence - 1, frame.prev_hash):
+                return known
+        if before is None or before[0] + 1 != frame.sequence:
+            return self._look_up(record, frame) or before
+        return before
+
+    def _look_up(self, record: Record, frame: Frame) -> tuple[int, bytes] | None:
         """Return the predecessor of an event that does not follow the one checked before it in its chain."""
         if not frame.sequence:
             return None
@@ -70,7 +78,7 @@ class ChainCheck:
         for each in same_place:
             if each.global_sequence < record.global_sequence:
                 found = self._store.load_contents([each])[0].frame
-                if found.lane == frame.lane:
+                if found.lane == frame.lane or found.event_hash == frame.prev_hash:
                     return found.sequence, found.event_hash
         return None
 

@@ -8,6 +8,7 @@ hold against an exception at any point where the interpreter looks for one, so d
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import copy_context
 from threading import Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
@@ -73,6 +74,11 @@ class Driver(Generic[CommandT]):
         self._forbidden: tuple[AnyDriver, ...] = (self,)
         self._outer: tuple[AnyDriver, ...] = ()
         self._thread: Thread | None = None
+        # Held by the actor's thread while it lives. `Thread.is_alive` and `join` do not know: interrupted, they take
+        # a living thread for dead.
+        self._life = Lock()
+        self._ended = Lock()
+        self._ended.acquire()
 
     # What callers use --------------------------------------------------------------------------------------------
 
@@ -92,17 +98,21 @@ class Driver(Generic[CommandT]):
         if not self._assisted or self.mailbox.items or self.turn.locked():
             return cast("ReplyT", self._queue(command, me, max_wait_seconds))
         started = self._clock.monotonic()
-        with self.turn:
-            self.owner = me
-            try:
-                # Looked at again under the turn: a command that lay here before us goes first.
-                if not self.mailbox.items and not self.mailbox.closed:
-                    outcome = self._assist(cast("CommandT", command))
-                    taken = True
-                else:
-                    outcome, taken = None, False
-            finally:
-                self.owner = 0
+        try:
+            with self.turn:
+                self.owner = me
+                try:
+                    # Looked at again under the turn: a command that lay here before us goes first.
+                    if not self.mailbox.items and not self.mailbox.closed:
+                        outcome = self._assist(cast("CommandT", command))
+                        taken = True
+                    else:
+                        outcome, taken = None, False
+                finally:
+                    self.owner = 0
+        except BaseException:
+            self.wake()  # whoever comes next finds the mark; if nobody comes, the actor's thread does
+            raise
         if not taken:
             return cast("ReplyT", self._queue(command, me, max_wait_seconds))
         seconds = self._clock.monotonic() - started
@@ -144,16 +154,20 @@ class Driver(Generic[CommandT]):
                 self.owner = 0
 
     def wake(self) -> None:
-        """Make the actor's thread look for work."""
+        """Make the actor's thread look for work; one that has died is started again."""
         ring(self.mailbox.bell)
+        if self._is_dead() and not self.mailbox.closed:
+            self._start_again()
 
     # The threads -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the actor's thread; `RuntimeError` where the system refuses one."""
-        thread = Thread(target=self._run, name=f"batpak-{self.name}", daemon=True)
+        begun = Lock()
+        begun.acquire()
+        self._thread = thread = Thread(target=self._run, args=(begun,), name=f"batpak-{self.name}", daemon=True)
         thread.start()
-        self._thread = thread
+        begun.acquire(timeout=BACKSTOP_SECONDS)
 
     def close(self) -> None:
         """Take no more commands, answer those inside, end the thread. Idempotent."""
@@ -167,16 +181,22 @@ class Driver(Generic[CommandT]):
                 mailbox.wake_waiting()
             finally:
                 mailbox.guard_owner = 0
-        thread = self._thread
-        while thread is not None and thread.is_alive():
-            ring(mailbox.bell)
-            thread.join(BACKSTOP_SECONDS)
+        self._join()
         self.within_turn(lambda: None)  # whoever came before the mailbox was closed is still at work
         self._drain()
 
+    def _join(self) -> None:
+        """Return when the actor's thread has ended."""
+        while self._life.locked():
+            ring(self.mailbox.bell)
+            self._ended.acquire(timeout=BACKSTOP_SECONDS)
+        if self._thread is not None:
+            with suppress(RuntimeError):  # it was refused, or its start was interrupted
+                self._thread.join(BACKSTOP_SECONDS)
+
     def report(self) -> ActorReport:
         """Return the actor's numbers."""
-        alive = self._thread is not None and self._thread.is_alive()
+        alive = self._life.locked()
         return ActorReport(self.name, len(self.mailbox.items), self.handled, self.busy_seconds, self.restarts, alive)
 
     def _drain(self) -> None:
@@ -197,39 +217,83 @@ class Driver(Generic[CommandT]):
         """Lay *envelope* inside, waiting for room; typed errors where there is none in time, or never will be."""
         mailbox = self.mailbox
         deadline = None if max_wait_seconds is None else envelope.queued_at + max_wait_seconds
-        while True:
-            with mailbox.guard:
-                mailbox.guard_owner = me
-                try:
-                    if mailbox.closed:
-                        raise StoreClosedError
-                    room = mailbox.put_nowait(envelope)
-                finally:
-                    mailbox.guard_owner = 0
-            if room is None:
-                return
-            left = BACKSTOP_SECONDS if deadline is None else min(BACKSTOP_SECONDS, deadline - self._clock.monotonic())
-            if left <= 0:
-                raise BackpressureError(retry_after_seconds=max(self._slow_seconds, max_wait_seconds or 0.0))
-            room.acquire(timeout=left)
-            self._backstop()
+        room: Lock | None = None
+        try:
+            while True:
+                with mailbox.guard:
+                    mailbox.guard_owner = me
+                    try:
+                        if mailbox.closed:
+                            raise StoreClosedError
+                        room = mailbox.put_nowait(envelope, room)
+                    finally:
+                        mailbox.guard_owner = 0
+                if room is None:
+                    return
+                left = BACKSTOP_SECONDS
+                if deadline is not None:
+                    left = min(left, deadline - self._clock.monotonic())
+                if left <= 0:
+                    raise BackpressureError(retry_after_seconds=max(self._slow_seconds, max_wait_seconds or 0.0))
+                room.acquire(timeout=left)
+                self._backstop()
+        except BaseException:
+            if room is not None:
+                self._stop_waiting(room, me)
+            raise
+
+    def _stop_waiting(self, room: Lock, me: int) -> None:
+        """Leave the line of those who wait for room."""
+        mailbox = self.mailbox
+        with mailbox.guard:
+            mailbox.guard_owner = me
+            try:
+                mailbox.stop_waiting(room)
+            finally:
+                mailbox.guard_owner = 0
+
+    def _is_dead(self) -> bool:
+        """Whether the actor's thread has been started and lives no more."""
+        return self._thread is not None and not self._life.locked()
+
+    def _start_again(self) -> bool:
+        """Start another thread in the place of one that died; whether the system allows it."""
+        try:
+            self.start()
+        except (RuntimeError, MemoryError):
+            return False
+        self.restarts += 1
+        return True
 
     def _backstop(self) -> None:
-        """Start the actor's thread if it has died, and ring; turns what nobody foresaw into a delay."""
-        thread = self._thread
-        if thread is not None and not thread.is_alive() and not self.mailbox.closed:
-            self.restarts += 1
-            self.start()
+        """Start the actor's thread if it has died, or do its work, and ring: turns what nobody foresaw into a delay."""
+        if self._is_dead() and (self.mailbox.closed or not self._start_again()):
+            self._drain()
         ring(self.mailbox.bell)
 
-    def _run(self) -> None:
-        """Be the actor's thread: take turns, do idle work, sleep; end when the mailbox is closed and empty."""
+    def _run(self, begun: Lock) -> None:
+        """Be the actor's thread: take turns, do idle work, sleep; end when the mailbox is closed and empty.
+
+        One thread at a time: another one, started by mistake, waits for this one's end.
+        """
+        with self._life:
+            while True:
+                try:
+                    ring(begun)
+                    self._survive()
+                    break
+                except BaseException:  # noqa: BLE001, S112 - a second one, that met the loop in `_survive` itself
+                    continue
+        ring(self._ended)
+
+    def _survive(self) -> None:
+        """Step until there is nothing more to do; outlive whatever hits this thread, the policy counts."""
         while True:
             try:
                 while self._step():
                     pass
                 return
-            except BaseException as error:  # noqa: BLE001 - the thread outlives whatever hits it; the policy counts
+            except BaseException as error:  # noqa: BLE001 - see above
                 self._crashed(error)
 
     def _step(self) -> bool:
@@ -242,7 +306,7 @@ class Driver(Generic[CommandT]):
         with mailbox.guard:
             mailbox.guard_owner = me
             try:
-                waiting, closed = bool(mailbox.items), mailbox.closed
+                waiting, closed = bool(mailbox.items) or self._was_cut_short(), mailbox.closed
             finally:
                 mailbox.guard_owner = 0
         if waiting:
@@ -257,6 +321,10 @@ class Driver(Generic[CommandT]):
             elif pause > 0:
                 mailbox.bell.acquire(timeout=pause)
         return True
+
+    def _was_cut_short(self) -> bool:
+        """Whether a turn was interrupted and waits for its repair."""
+        return self.actor.mark is not None and not self.turn.locked()
 
     # Turns -------------------------------------------------------------------------------------------------------
 
@@ -358,6 +426,9 @@ class Driver(Generic[CommandT]):
             if isinstance(error, Exception) and not isinstance(error, _EXPECTED):
                 self._count_crash(error)
             self._log.emit(ERROR, "actor.interrupted", actor=self.name, error=type(error).__name__)
+            if isinstance(error, Exception) and not self.mailbox.items:
+                # What fails again and again must not keep a processor busy.
+                self.mailbox.bell.acquire(timeout=BACKSTOP_SECONDS)
         except BaseException:  # noqa: BLE001, S110 - a second interrupt; the loop goes on all the same
             pass
 
@@ -377,7 +448,10 @@ class Driver(Generic[CommandT]):
         """Emit what the actor has collected."""
         lines = self.actor.lines
         while lines:
-            level, event, fields = lines.pop(0)
+            try:
+                level, event, fields = lines.pop(0)
+            except IndexError:
+                return  # another thread has taken it
             self._emit(level, event, {"actor": self.name} | fields)
 
     def _emit(self, level: int, event: str, fields: dict[str, object]) -> None:

@@ -96,7 +96,7 @@ class Gate:
                 generation.owner = me
                 try:
                     if not generation.done:
-                        self._lead(generation, me)
+                        self._lead(generation, me, ticket)
                 finally:
                     generation.owner = 0
         self._say()
@@ -105,14 +105,16 @@ class Gate:
         """Whether *thread* holds the device, or leads and waits for it: a signal handler may run there."""
         return thread in {self.owner, self._generation.owner}
 
-    def _lead(self, generation: _Generation, me: int) -> None:
+    def _lead(self, generation: _Generation, me: int, ticket: int) -> None:
         """Run the fsync of *generation*; those who come from now on meet in the next."""
         with self.device:
             self.owner = me
             try:
-                self._generation = _Generation()
-                self.sync_device()
-                generation.done = True
+                # A rotation or a close may have covered us while we waited; the file may be closed by now.
+                if self.durable < ticket:
+                    self._generation = _Generation()
+                    self.sync_device()
+                    generation.done = True
             finally:
                 self.owner = 0
 
@@ -151,14 +153,16 @@ class Gate:
 
     def _remember(self, written: Written) -> None:
         """Write the durable position; a failure costs only what recovery knows."""
-        self._count += 1
+        count = self._count + 1
         segment, identity = (written.meta.segment, written.meta.identity) if written.meta else (0, bytes(16))
         position = watermark.DurablePosition(
-            self._store_id, self._count, segment, identity, written.offset, written.sequence
+            self._store_id, count, segment, identity, written.offset, written.sequence
         )
         slot = watermark.encode(position)
         try:
-            if self._mark.pwrite(slot, watermark.slot_offset(self._count)) != len(slot):
+            if self._mark.pwrite(slot, watermark.slot_offset(count)) == len(slot):
+                self._count = count  # only now: what failed is written to the same slot again, the other stays whole
+            else:
                 self.mark_failures += 1
         except OSError:
             self.mark_failures += 1

@@ -92,6 +92,10 @@ class Index(Actor[IndexCommand]):
         self._found = found
         self.view = View((*opened.parts, opened.tail), opened.count)
 
+    def let_go(self) -> None:
+        """Show nothing any more; runs are unmapped when the last read that looks at them ends."""
+        self.view = View((Tail(0),), 0)
+
     def give_up(self, error: BaseException) -> None:
         """Refuse everything from now on; readers keep what they see."""
         self._failed = error
@@ -143,20 +147,22 @@ class Index(Actor[IndexCommand]):
         tail, row = self._tail, view.bound
         if self._half_put:
             tail.cut(row)
+        if row >= RUN_EVENTS or tail.bytes_used >= RUN_BYTES:
+            # Not when it gets full: what is frozen will be made durable, and only now has the turn that wrote it ended.
+            self._begin_tail()
+            view = self.view
+            tail, row = self._tail, 0
         self._half_put = True
         last = view.last_sequence()
         for record in records:
             if record.global_sequence > last:
                 tail.put(row, record)
                 row += 1
-        if row >= RUN_EVENTS or tail.bytes_used >= RUN_BYTES:
-            self._show_and_freeze()
-        else:
-            self.view = View(view.parts, row)
+        self.view = View(view.parts, row)
         self._half_put = False
 
-    def _show_and_freeze(self) -> None:
-        """Show all that the tail holds and go on in a new one, in one assignment."""
+    def _begin_tail(self) -> None:
+        """Go on in a new tail, in one assignment; all that the old one holds is visible."""
         fresh = Tail(self._tail.last_sequence + 1)
         self.view = View((*self.view.parts, fresh), 0)
         if self.driver is not None:
@@ -172,7 +178,7 @@ class Index(Actor[IndexCommand]):
     def _freeze(self) -> None:
         """Go on in a new tail if this one holds anything."""
         if self.view.bound:
-            self._show_and_freeze()
+            self._begin_tail()
 
     def _adopt(self, part: Part, parts: Sequence[Part]) -> None:
         """Show *part* in the place of *parts*."""

@@ -82,20 +82,31 @@ class Mailbox:
         self.guard_owner = 0
         self.closed = False
 
-    def put_nowait(self, envelope: Envelope) -> Lock | None:
-        """Lay *envelope* inside and return None; a lock to wait on for room where it is full.
+    def put_nowait(self, envelope: Envelope, room: Lock | None = None) -> Lock | None:
+        """Lay *envelope* inside and return None; a lock to wait on for *room* where it is full, the same once more.
 
         The bell rings before the item lies inside: an interrupt between the two leaves an idle look, not a command
         that nobody sees. Look at `closed` first: what is put into a closed mailbox is not refused here.
         """
         if len(self.items) >= self._capacity:
-            room = Lock()
-            room.acquire()
-            self._waiting.append(room)
+            if room is None:
+                room = Lock()
+                room.acquire()
+            if room not in self._waiting:
+                self._waiting.append(room)
             return room
+        if room in self._waiting:
+            self._waiting.remove(room)
         ring(self.bell)
         self.items.append(envelope)
         return None
+
+    def stop_waiting(self, room: Lock) -> None:
+        """Wait for *room* no more; if it has been given, the next in line gets it. The guard is held."""
+        if room in self._waiting:
+            self._waiting.remove(room)
+        else:
+            self._give_room()
 
     def take(self) -> list[Envelope]:
         """Return what the next turn answers; nothing leaves the mailbox by this."""
@@ -118,11 +129,15 @@ class Mailbox:
         items = self.items
         while items and items[0].done:
             items.popleft()
-        waiting = self._waiting
-        for _ in range(min(len(waiting), self._capacity - len(items))):
-            ring(waiting.popleft())
+        self._give_room()
 
     def wake_waiting(self) -> None:
         """Wake everybody who waits for room: the mailbox has been closed."""
         while self._waiting:
             ring(self._waiting.popleft())
+
+    def _give_room(self) -> None:
+        """Wake as many of those who wait as there is room for, the first in line first."""
+        waiting = self._waiting
+        for _ in range(min(len(waiting), self._capacity - len(self.items))):
+            ring(waiting.popleft())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from batpak.actors.decision import Standing
-from batpak.actors.driver import Driver
+from batpak.actors.driver import AnyDriver, Driver
 from batpak.actors.gate import Gate
 from batpak.actors.index import Index
 from batpak.actors.journal import Journal
@@ -71,6 +71,9 @@ class System:
         self.log = log
         self._driver_of = driver or DriverOf()
         self._mark: WriteFile | None = None
+        self._finished = False
+        self._failure: Exception | None = None
+        self.drivers: tuple[AnyDriver, ...] = ()
         phases = Phases(self.clock)
         _settle_last_segment(files)
         phases.end("settle")
@@ -84,12 +87,12 @@ class System:
         try:
             self._build(opened)
             self._start()
+            phases.end("start")
+            self.report = self._report(opened, phases, copies)
+            self._tidy(opened)
         except BaseException:
-            self.abandon()
+            self.stop()
             raise
-        phases.end("start")
-        self.report = self._report(opened, phases, copies)
-        self._tidy(opened)
 
     # Opening -----------------------------------------------------------------------------------------------------
 
@@ -202,22 +205,20 @@ class System:
     def close(self) -> None:
         """Drain, sync, write what the next open needs; typed errors where that fails, after everything is closed."""
         self.writer_driver.close()
-        failure: BatpakError | None = None
-        try:
-            self._finish()
-        except BatpakError as error:
-            failure = error
-        except OSError as error:
-            failure = StorageError("close", self.files.directory, error.errno)
-            failure.__cause__ = error
-        self.index_driver.close()
-        self.reader_driver.close()
-        self.reader.close()
+        if not self._finished:  # a close that was interrupted is begun again
+            try:
+                self._finish()
+            except OSError as error:
+                self._failure = StorageError("close", self.files.directory, error.errno)
+                self._failure.__cause__ = error
+            except Exception as error:  # noqa: BLE001 - raised when everything has been closed
+                self._failure = error
+            self._finished = True
+        self.stop()
         for each in self.drivers:
             each.tell_lines()
-        self.abandon()
-        if failure is not None:
-            raise failure
+        if self._failure is not None:
+            raise self._failure
 
     def _finish(self) -> None:
         """Make everything durable, write the tail of the index, end the active segment."""
@@ -231,9 +232,11 @@ class System:
         self.index_driver.close()
         self.index.write_out()
 
-    def abandon(self) -> None:
-        """Let go of descriptors."""
-        for part in (getattr(self, "writer", None), self._mark):
+    def stop(self) -> None:
+        """End the threads and let go of descriptors, as far as there are any yet; nothing is finished by this."""
+        for driver in reversed(self.drivers):
+            driver.close()
+        for part in (getattr(self, "writer", None), getattr(self, "reader", None), self._mark):
             with suppress(OSError):
                 if isinstance(part, Writer):
                     part.journal.close()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from batpak.errors import CorruptStoreError
 from batpak.storage import watermark
 from batpak.storage.chains import Chains
+from batpak.storage.frame import FRAME
 from batpak.storage.original_footer import SDX3, find_boundary
 from batpak.storage.scan import Batches, Found, Walk, behind
 from batpak.storage.survey import Survey, gap
@@ -150,17 +151,23 @@ class Scan:
             if trusted is None:
                 self.unsealed.append((meta, self.end))
             return
-        rest = b"" if trusted is not None else _without_zeros(file, self.end, meta.size)
-        if not rest:
-            return
         durable = self._survey.durable
         bound = durable.offset if durable is not None and durable.segment == meta.segment else 0
+        if trusted is not None or (bound <= self.end and self._ends_for_a_reader(file)):
+            return
+        rest = _without_zeros(file, self.end, meta.size)
+        if not rest:
+            return
         for each in behind(file, meta, walk.end + 1, meta.size):
             bound = max(bound, _durable_in(each, meta))
         if bound <= self.end:
             self.torn = Torn(meta.segment, self.end, rest)
         elif self._writable or not self._has_grown(file, meta):
             raise self._corrupt(meta, walk.end, walk.why, f"frames up to the durable offset {bound}")
+
+    def _ends_for_a_reader(self, file: ReadFile) -> bool:
+        """Whether zeros stand at the end, where nobody will cut: what may stand far behind them does not matter."""
+        return not self._writable and not file.pread(FRAME.size, self.end).strip(b"\0")
 
     def _judge_the_originals(self, file: ReadFile, meta: SegmentMeta, walk: Walk) -> None:
         """Judge the end of a segment of the original that has no footer to believe.

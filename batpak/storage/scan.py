@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from batpak.storage.files import ReadFile
     from batpak.storage.segment import SegmentMeta
 
+FIRST_BLOCK_BYTES: Final = 16 * 1024
 BLOCK_BYTES: Final = 1024 * 1024
 MAX_ORIGINAL_BATCH: Final = 1_000_000
 
@@ -54,9 +55,10 @@ class Walk:
         self.foreign_checksum = False
 
     def __iter__(self) -> Iterator[Found]:
-        """Yield frame after frame; reads a mebibyte at a time."""
+        """Yield frame after frame; reads a little at first, for those who follow a writer, then more at a time."""
         base = at = self.end
         buffer = b""
+        block = FIRST_BLOCK_BYTES
         while self._stop - at >= FRAME.size:
             need = FRAME.size
             if at - base + need <= len(buffer):
@@ -64,8 +66,9 @@ class Walk:
                 if not self._plausible(need - FRAME.size, at):
                     return
             if at - base + need > len(buffer):
-                buffer = self._file.pread(min(max(need, BLOCK_BYTES), self._stop - at), at)
+                buffer = self._file.pread(min(max(need, block), self._stop - at), at)
                 base = at
+                block = min(block * 4, BLOCK_BYTES)
                 if len(buffer) < need:
                     self.why = "a frame that ends behind the file"
                     return

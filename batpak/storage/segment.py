@@ -279,7 +279,10 @@ def read_footer(file: ReadFile, meta: SegmentMeta) -> Footer | None:
     size = meta.size
     if size < meta.frames_start + _TRAILER.size:
         return None
-    length, checksum, magic = _TRAILER.unpack(file.pread(_TRAILER.size, size - _TRAILER.size))
+    trailer = file.pread(_TRAILER.size, size - _TRAILER.size)
+    if len(trailer) < _TRAILER.size:  # a writer beside us has just cut what it had preallocated
+        return None
+    length, checksum, magic = _TRAILER.unpack(trailer)
     start = size - _TRAILER.size - length
     if magic != _FOOTER_MAGIC or length > MAX_HEADER_BYTES or start < meta.frames_start:
         return None

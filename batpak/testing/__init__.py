@@ -1,1 +1,1 @@
-"""Stand-ins for the disk that remember what is durable and fail on demand, for batpak's tests and for yours."""
+"""Stand-ins for the disk, the clock and the threads, driven by hand, for batpak's tests and for yours."""

@@ -25,6 +25,7 @@ from random import Random
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from batpak.actors.actor import CommandT
 from batpak.actors.driver import Driver
 from batpak.actors.mailbox import Envelope
 from batpak.actors.system import DriverOf
@@ -32,13 +33,13 @@ from batpak.errors import BackpressureError
 from batpak.log import DEBUG
 
 if TYPE_CHECKING:
-    from batpak.actors.actor import Actor, CommandT
+    from batpak.actors.actor import Actor
     from batpak.config import StoreConfig
     from batpak.log import Log
     from batpak.reports import ActorReport
 
 
-class SteppedDriver(Driver["CommandT"]):
+class SteppedDriver(Driver[CommandT]):
     """Runs one actor in the thread of whoever steps it; for one thread at a time."""
 
     def __init__(self, actor: Actor[CommandT], drivers: SteppedDrivers, config: StoreConfig, log: Log) -> None:
@@ -69,10 +70,7 @@ class SteppedDriver(Driver["CommandT"]):
         return replace(super().report(), alive=self._alive)
 
     def post(self, command: CommandT) -> Envelope:
-        """Lay *command* into the mailbox; its envelope, `done` once a step has answered it.
-
-        Raises what `ask` would: `StoreClosedError`, `ReentrantCallError`, `BackpressureError` where it is full.
-        """
+        """Lay *command* into the mailbox; its envelope is `done` once a step has answered it. Errors as of `ask`."""
         return self._post(command, get_ident())
 
     def step(self) -> bool:

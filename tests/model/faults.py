@@ -129,7 +129,7 @@ def kill_in_recovery(world: World) -> None:
     except Killed:
         pass
     at_least = world.fall(point, how)
-    world.trap.arm(Killed(), pick(world.random, RECOVERY_POINTS), part=world.random.choice((0, 0.5, 1)))
+    world.ends_ahead = [pick(world.random, RECOVERY_POINTS) for _ in range(3)]
     world.open(at_least=at_least)
     return None
 

@@ -17,6 +17,7 @@ from batpak.store import Store
 from batpak.testing.stepped import SteppedDrivers
 from tests.model.model import Fact
 from tests.model.world import ENTITIES, KINDS, SCOPES, World, check_events, expect
+from tests.model.writing import append
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_READERS = 2
@@ -238,7 +239,8 @@ def open_read_only(world: World) -> None:
 
 def refresh(world: World) -> None:
     if not world.readers:
-        return open_read_only(world)
+        open_read_only(world)
+        append(world)
     at = world.random.randrange(len(world.readers))
     reader, _ = world.readers[at]
     world.counts.calls["refresh"] += 1
@@ -247,7 +249,6 @@ def refresh(world: World) -> None:
     world.readers[at] = (reader, count)
     if world.random.random() < 0.3:
         world.check_everything(reader, world.model)
-    return None
 
 
 def locked(world: World) -> None:

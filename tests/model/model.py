@@ -146,17 +146,20 @@ class Model:
             assert self.pending.pop(0) is fact
             self.events.append(fact)
 
-    def recover(self, seen: Sequence[StoredEvent], *, at_least: int) -> None:
-        """Take over what a kill left: a prefix of what was issued, in whole units, that holds *at_least* so many."""
+    def recover(self, count: int, unsettled: Sequence[StoredEvent], *, at_least: int) -> None:
+        """Take over what a kill left: *count* events, a prefix of what was issued, in whole units.
+
+        It holds *at_least* so many; *unsettled* are those of them whose write had not been answered.
+        """
         issued = self.events + self.pending
-        count = len(seen)
         assert at_least <= count <= len(issued), f"{count} events recovered of {at_least} to {len(issued)}"
         assert count in {0, len(issued)} or issued[count - 1].unit != issued[count].unit, "half a batch recovered"
         new = self.pending[: max(0, count - len(self.events))]
         self.pending = list(new)
-        self.settle(new, seen[len(self.events) :])
+        self.settle(new, unsettled)
+        for fact, event in zip(new, unsettled, strict=True):
+            fact.check(event)
         del self.events[count:]
-        self.check_all(seen)
 
     def check_all(self, seen: Sequence[StoredEvent]) -> None:
         for fact, event in zip(self.events, seen, strict=True):
