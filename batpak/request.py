@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from datetime import datetime
+from os import PathLike
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
@@ -137,12 +137,11 @@ class Requests:
         return command
 
 
-def open_directory(directory: str | os.PathLike[str], *, create: bool) -> RealFiles:
+def open_directory(directory: str | PathLike[str], *, create: bool) -> RealFiles:
     """Return the files of *directory*; everything that is wrong with it is a typed error."""
-    try:
-        path = os.fsdecode(directory)
-    except TypeError:
-        raise _wrong("directory", directory, "a path") from None
+    if not isinstance(directory, str | PathLike):
+        raise _wrong("directory", directory, "a path")
+    path = directory if isinstance(directory, str) else directory.__fspath__()
     if not path:
         raise InvalidDirectoryError(path, "found an empty path, expected the path of a directory")
     try:

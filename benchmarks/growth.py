@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from batpak import Coordinate, EventKind, NewEvent, Region, Store
+from batpak.payload import Payload
 
 SIZES = (10_000, 100_000, 1_000_000)
 ENTITIES = 1000

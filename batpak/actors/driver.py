@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from batpak.actors import WAITS_FOR
 from batpak.actors.actor import PENDING, CommandT, Failure
-from batpak.actors.mailbox import Envelope, Mailbox, ring
+from batpak.actors.mailbox import Envelope, Mailbox, new_lock, ring
 from batpak.actors.messages import Flight
 from batpak.errors import ActorFailedError, BackpressureError, BatpakError, ReentrantCallError, StoreClosedError
 from batpak.log import DEBUG, ERROR, WARNING
@@ -36,6 +36,8 @@ AnyDriver: TypeAlias = "Driver[Any]"
 
 BACKSTOP_SECONDS: Final = 0.5
 """How long a waiter trusts the wake-up before it looks whether the actor's thread is alive."""
+RETRY_SECONDS: Final = 0.02
+"""How long an actor's thread rests after an error of which commands still wait for their answer."""
 
 _EXPECTED: Final = (BatpakError, OSError, MemoryError, RunError)
 """What a turn may raise without the actor being at fault."""
@@ -163,7 +165,7 @@ class Driver(Generic[CommandT]):
 
     def start(self) -> None:
         """Start the actor's thread; `RuntimeError` where the system refuses one."""
-        begun = Lock()
+        begun = new_lock()
         begun.acquire()
         self._thread = thread = Thread(target=self._run, args=(begun,), name=f"batpak-{self.name}", daemon=True)
         thread.start()
@@ -390,6 +392,8 @@ class Driver(Generic[CommandT]):
         """Finish or undo the turn that was cut short, and answer whoever of it still waits."""
         try:
             outcomes = self.actor.repair()
+        except MemoryError:
+            raise  # cut short, to be begun again
         except Exception as error:  # noqa: BLE001 - whatever a repair cannot mend ends the actor
             self.actor.give_up(error)
             outcomes = ()
@@ -405,6 +409,8 @@ class Driver(Generic[CommandT]):
         if actor.mark is not None:
             try:
                 outcomes = list(actor.repair())
+            except MemoryError:
+                raise  # as an interrupt: the mark stays, who is queued stays queued, the next turn repairs
             except Exception as second:  # noqa: BLE001 - whatever a repair cannot mend ends the actor
                 actor.give_up(second)
         named = self._named(error)
@@ -426,9 +432,9 @@ class Driver(Generic[CommandT]):
             if isinstance(error, Exception) and not isinstance(error, _EXPECTED):
                 self._count_crash(error)
             self._log.emit(ERROR, "actor.interrupted", actor=self.name, error=type(error).__name__)
-            if isinstance(error, Exception) and not self.mailbox.items:
+            if isinstance(error, Exception):
                 # What fails again and again must not keep a processor busy.
-                self.mailbox.bell.acquire(timeout=BACKSTOP_SECONDS)
+                self.mailbox.bell.acquire(timeout=RETRY_SECONDS if self.mailbox.items else BACKSTOP_SECONDS)
         except BaseException:  # noqa: BLE001, S110 - a second interrupt; the loop goes on all the same
             pass
 

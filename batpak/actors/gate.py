@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING
 
+from batpak.actors.mailbox import new_lock
 from batpak.errors import ReentrantCallError, WriterFailedError
 from batpak.log import INFO, WARNING
 from batpak.storage import watermark
@@ -46,7 +47,7 @@ class _Generation:
     __slots__ = ("done", "lock", "owner")
 
     def __init__(self) -> None:
-        self.lock = Lock()
+        self.lock = new_lock()
         self.owner = 0
         self.done = False
 

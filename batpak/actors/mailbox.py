@@ -31,7 +31,7 @@ class Envelope:
         self.queued_at = queued_at
         self.done = False
         self.outcome: object = None
-        self._lock = Lock()
+        self._lock = new_lock()
         self._lock.acquire()
 
     def answer(self, outcome: object) -> None:
@@ -53,6 +53,14 @@ class Envelope:
         if type(outcome) is Failure:
             raise outcome.error
         return outcome
+
+
+def new_lock() -> Lock:
+    """Return a lock; `MemoryError` where there is no room for one (`Lock` itself says `RuntimeError`)."""
+    try:
+        return Lock()
+    except RuntimeError as error:
+        raise MemoryError from error
 
 
 def ring(bell: Lock) -> None:
@@ -90,7 +98,7 @@ class Mailbox:
         """
         if len(self.items) >= self._capacity:
             if room is None:
-                room = Lock()
+                room = new_lock()
                 room.acquire()
             if room not in self._waiting:
                 self._waiting.append(room)

@@ -14,7 +14,7 @@ from batpak.actors.index import Index
 from batpak.actors.journal import Journal
 from batpak.actors.reader import Reader
 from batpak.actors.writer import MAX_HEADS, MAX_KEYS, Writer
-from batpak.errors import ActorFailedError, BatpakError, InvalidConfigError, StorageError
+from batpak.errors import ActorFailedError, InvalidConfigError, StorageError
 from batpak.ids import IdGenerator
 from batpak.log import Log
 from batpak.reports import OpenReport, Quarantined

@@ -145,8 +145,11 @@ class RealReadFile:
         if not 0 < length <= HELD_BYTES:
             return os.pread(self._fd, length, offset)
         data: bytes = _new_bytes(None, length)
-        while (count := _pread(self._fd, data, length, offset)) < 0:
-            _raise_unless_interrupted(self._name)
+        try:
+            while (count := _pread(self._fd, data, length, offset)) < 0:
+                _raise_unless_interrupted(self._name)
+        except ctypes.ArgumentError as error:  # what ctypes makes of a lack of memory
+            raise MemoryError from error
         return data if count == length else data[:count]
 
     def size(self) -> int:
@@ -177,8 +180,10 @@ class RealReadFile:
             os.close(fd)
 
     def __del__(self) -> None:
-        with suppress(OSError, AttributeError):
+        try:
             self.close()
+        except (OSError, AttributeError):
+            pass
 
 
 class RealWriteFile(RealReadFile):
@@ -192,8 +197,11 @@ class RealWriteFile(RealReadFile):
             return os.pwrite(self._fd, data, offset)
         if type(data) is not bytes:
             data = bytes(data)
-        while (count := _pwrite(self._fd, data, len(data), offset)) < 0:
-            _raise_unless_interrupted(self._name)
+        try:
+            while (count := _pwrite(self._fd, data, len(data), offset)) < 0:
+                _raise_unless_interrupted(self._name)
+        except ctypes.ArgumentError as error:  # what ctypes makes of a lack of memory
+            raise MemoryError from error
         return count
 
     def sync_data(self) -> None:
@@ -216,10 +224,13 @@ class RealWriteFile(RealReadFile):
         if sys.platform != "linux":
             return False
         # Not posix_fallocate: where the file system refuses, glibc writes to every block instead.
-        while _fallocate(self._fd, 0, offset, length) < 0:
-            if ctypes.get_errno() in {errno.EOPNOTSUPP, errno.ENOSYS}:
-                return False
-            _raise_unless_interrupted(self._name)
+        try:
+            while _fallocate(self._fd, 0, offset, length) < 0:
+                if ctypes.get_errno() in {errno.EOPNOTSUPP, errno.ENOSYS}:
+                    return False
+                _raise_unless_interrupted(self._name)
+        except ctypes.ArgumentError as error:
+            raise MemoryError from error
         return True
 
 
@@ -408,9 +419,11 @@ class RealFiles(Files):
         self._close_directory()
 
     def __del__(self) -> None:
-        with suppress(OSError, AttributeError):
+        try:
             self._close_lock()
             self._close_directory()
+        except (OSError, AttributeError):
+            pass
 
     def _open(self, kind: type[_FileT], name: str, flags: int) -> _FileT:
         fd = self._open_regular(name, flags)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from batpak.storage import format2
 from batpak.storage.recovery import Torn
 from batpak.storage.seal import seal_by_name
+from batpak.storage.seam import TEMPORARY_PREFIX
 from batpak.storage.segment import file_name
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ def mend(files: Files, found: Survey, scan: Scan) -> list[tuple[str, Torn]]:
 
     No room for a copy is an `OSError`, and nothing was cut.
     """
+    for folder in ("", FOLDER):
+        for name in files.list(folder):
+            if name.startswith(TEMPORARY_PREFIX):  # a crash while it was written: whoever holds the lock may
+                files.remove(f"{folder}/{name}" if folder else name)
     stub = [Torn(found.stub.segment, 0, found.stub.data)] if found.stub is not None else []
     torn = [*stub, *([scan.torn] if scan.torn is not None else [])]
     copies = [(quarantine(files, each), each) for each in torn if each.data]

@@ -119,14 +119,19 @@ def _holds(found: Survey, run: Run, before: Sequence[Run]) -> bool:
 
 def _is_first(found: Survey, run: Run) -> bool:
     """Whether no event stands before those of *run*: the run of the first ones may have been dropped as damaged."""
-    first = found.catalog.metas()[0]
     segment, _, start, _, _ = run.meta.covers[0]
-    if segment != first.segment:
-        return False
     batches = Batches()
-    with closing(found.ledger.files.open_read(first.name)) as file:
-        walk = Walk(file, first, first.frames_start, start)
-        return not any(batches.feed(each, first.version) for each in walk) and walk.end == start
+    for meta in found.catalog.metas():
+        if meta.segment > segment:
+            break
+        batches.enter(meta)
+        with closing(found.ledger.files.open_read(meta.name)) as file:
+            walk = Walk(file, meta, None, start if meta.segment == segment else None)
+            if any(batches.feed(each, meta.version) for each in walk):
+                return False
+            if meta.segment == segment and walk.end != start:
+                return False
+    return True
 
 
 def _start_behind(runs: Sequence[Run], state: RunState) -> Start:

@@ -162,7 +162,7 @@ class Scan:
             bound = max(bound, _durable_in(each, meta))
         if bound <= self.end:
             self.torn = Torn(meta.segment, self.end, rest)
-        elif self._writable or not self._has_grown(file, meta):
+        elif self._writable or not self._has_grown(file, meta, walk):
             raise self._corrupt(meta, walk.end, walk.why, f"frames up to the durable offset {bound}")
 
     def _ends_for_a_reader(self, file: ReadFile) -> bool:
@@ -176,7 +176,7 @@ class Scan:
         footer or a snapshot that speaks of more frames.
         """
         later = behind(file, meta, walk.end + 1, meta.size)
-        if later and (self._writable or not self._has_grown(file, meta)):
+        if later and (self._writable or not self._has_grown(file, meta, walk)):
             raise self._corrupt(meta, walk.end, walk.why, f"a frame: the one at offset {later[0].offset} is whole")
         boundary = find_boundary(file.pread, meta.size, meta.name)
         known = self._survey.ledger.numbers.last_offset(meta.segment)
@@ -196,9 +196,9 @@ class Scan:
                 f"{meta.name}: {meta.size - walk.end} torn bytes at offset {walk.end} were passed over"
             )
 
-    def _has_grown(self, file: ReadFile, meta: SegmentMeta) -> bool:
-        """Whether there is a frame at the end by now: what stands behind it was seen before all in front of it was."""
-        return any(True for _ in Walk(file, meta, self.end))
+    def _has_grown(self, file: ReadFile, meta: SegmentMeta, walk: Walk) -> bool:
+        """Whether a frame stands where none was: what stands behind it was seen before all in front of it was."""
+        return any(True for _ in Walk(file, meta, walk.end))
 
     def _check_durable(self) -> None:
         """Refuse a journal that ends before what was durable."""

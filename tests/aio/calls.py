@@ -188,6 +188,12 @@ async def until_a_pilot_waits(facade: AsyncStore) -> None:
     await until(lambda: flights(facade)._limiter.statistics().tasks_waiting == 1, "pilot without a thread")
 
 
+def waits_its_turn(facade: AsyncStore) -> bool:
+    """Whether a gathering waits for those before it."""
+    queue = flights(facade)._queue
+    return bool(queue) and queue[0].go is not None
+
+
 def assert_quiet(facade: AsyncStore) -> None:
     """Nothing is on its way, and every place is free."""
     carried = flights(facade)

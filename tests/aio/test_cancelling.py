@@ -29,6 +29,7 @@ from tests.aio.calls import (
     until_a_pilot_waits,
     until_accepted,
     until_written_to,
+    waits_its_turn,
 )
 from tests.store.journals import Held, payloads
 
@@ -165,10 +166,10 @@ async def test_behind_a_disk_that_hangs_no_threads_pile_up(facade: AsyncStore, s
         with store._gate.device:
             for number in range(40):
                 call = start(tasks, appending(facade, number, durable=True))
-                if number < 8:
-                    await until(lambda number=number: store.stats().events > number, "written event")  # type: ignore[misc]
-                else:
-                    await until_accepted(facade, 9)
+                await until(
+                    lambda number=number: store.stats().events > number or waits_its_turn(facade),  # type: ignore[misc]
+                    "append that is written, or waits",
+                )
                 await call.cancel().end()
             assert flights(facade)._aloft == accepted(facade) == 8
         await until_accepted(facade, 0)

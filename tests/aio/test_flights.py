@@ -323,6 +323,26 @@ async def test_an_append_that_is_not_durable_waits_for_no_fsync(facade: AsyncSto
             assert (await call.outcome()).durable
 
 
+async def test_an_append_waits_for_no_fsync_of_a_flight_before_it(
+    facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "MAX_FLIGHT_EVENTS", 2)
+    async with anyio.create_task_group() as tasks:
+        with store._gate.device:
+            with Held(store):
+                calls = [start(tasks, appending(facade, "first"))]
+                await until_written_to(facade)
+                for number in range(6):
+                    calls.append(start(tasks, appending(facade, number, durable=number < 4)))
+                    await until_accepted(facade, number + 2)
+            for call in calls[5:]:
+                await call.outcome()
+            assert not any(call.is_done for call in calls[1:5])
+        for call in calls[1:5]:
+            assert (await call.outcome()).durable
+    assert payloads(store) == ["first", *range(6)]
+
+
 async def test_a_pilot_that_is_not_durable_waits_for_no_fsync_of_riders(facade: AsyncStore, store: Store) -> None:
     async with anyio.create_task_group() as tasks:
         with store._gate.device:
@@ -491,12 +511,16 @@ async def test_each_item_of_a_flight_is_logged_in_the_context_of_who_asked(
             for number in range(1, 5):
                 tasks.start_soon(request, number)
             await until_accepted(facade, 5)
-    told = [
-        (line.get("request_id"), line["command"], line["outcome"])
-        for line in lines
-        if line["event"] == "actor.command" and line["actor"] == "writer"
-    ]
-    assert Counter(told) == Counter(
+
+    def told() -> list[tuple[Any, ...]]:
+        return [
+            (line.get("request_id"), line["command"], line["outcome"])
+            for line in lines
+            if line["event"] == "actor.command" and line["actor"] == "writer"
+        ]
+
+    await until(lambda: len(told()) == 6, "six lines")  # the writer's thread answers first
+    assert Counter(told()) == Counter(
         [
             (0, "Append", "ok"),
             (None, "Flight", "ok"),

@@ -90,7 +90,7 @@ def test_the_wheel_says_licence_python_and_dependencies(wheel: Path) -> None:
         about = metadata(archive)
     assert about["License-Expression"] == "MIT"
     assert about.get_all("License-File") == ["LICENSE"]
-    assert about["Requires-Python"] == ">=3.11"
+    assert about["Requires-Python"] == "<3.14,>=3.11"
     needed = {line.split(">=")[0] for line in about.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert needed == {"anyio", "blake3", "crc32c", "msgpack", "structlog"}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from threading import Event
 from typing import Literal
 
@@ -193,10 +195,7 @@ def test_appends_go_on_while_an_fsync_runs_and_share_the_next_one(
         assert payloads(store) == ["first", "leader", "meanwhile"]  # visible, not durable
         assert store.stats().durable_sequence == 0
         before = syncs(driven)
-        followers = [
-            Task(lambda number=number: store.append(ORDER, PLACED, number, durable=True))  # type: ignore[misc]
-            for number in range(16)
-        ]
+        followers = [Task(partial(store.append, ORDER, PLACED, number, durable=True)) for number in range(16)]
         until(lambda: store.stats().events == 19, "appends that wait for the next fsync")
         assert not any(follower.finished for follower in followers)
         go_on.set()
@@ -212,9 +211,7 @@ def test_64_durable_appends_at_once_cost_at_most_4_fsyncs(driver: Driver, monkey
         store.append(ORDER, PLACED, "first", durable=True)
         before = syncs(journal)
         with slow_sync(monkeypatch) as (begun, go_on):
-            tasks = [
-                Task(lambda number=number: store.append(ORDER, PLACED, number, durable=True)) for number in range(64)
-            ]  # type: ignore[misc]
+            tasks = [Task(partial(store.append, ORDER, PLACED, number, durable=True)) for number in range(64)]
             assert begun.wait(20)
             until(lambda: store.stats().events == 65, "64 appends")
             go_on.set()
@@ -306,10 +303,7 @@ def test_everybody_who_waits_for_a_failed_fsync_is_told(driven: Journal, monkeyp
     store = driven.store
     store.append(ORDER, PLACED, "first", durable=True)
     with slow_sync(monkeypatch) as (begun, go_on):
-        tasks = [
-            Task(lambda number=number: store.append(ORDER, PLACED, number, durable=True))  # type: ignore[misc]
-            for number in range(8)
-        ]
+        tasks = [Task(partial(store.append, ORDER, PLACED, number, durable=True)) for number in range(8)]
         assert begun.wait(20)
         until(lambda: store.stats().events == 9, "eight appends")
         driven.disk.fail_next_sync()
@@ -333,8 +327,6 @@ def test_a_failed_fsync_of_the_cadence_is_told_to_the_next_write(driver: Driver)
 
 
 def test_a_failed_fsync_of_a_rotation_poisons_too(config: StoreConfig) -> None:
-    from dataclasses import replace
-
     with Journal(replace(config, segment_bytes=4096)) as journal:
         store = journal.store
         store.append(ORDER, PLACED, b"x" * 3000)

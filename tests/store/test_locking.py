@@ -73,21 +73,23 @@ def test_p56_many_who_try_at_once_get_it_one_after_the_other(tmp_path: Path) -> 
         pass
     program = """
     import sys
+    from threading import Event
     from batpak import *
     done = 0
-    while done < 5:
+    while done < 4:
         try:
             with Store.open(sys.argv[1]) as store:
                 store.append(Coordinate("order:42", "shop"), EventKind(1, 1), [sys.argv[2], done])
                 done += 1
-        except StoreLockedError:
-            pass
+        except StoreLockedError as error:
+            assert error.retryable
+            Event().wait(0.002)
     print("done")
     """
     tries = [start_python(program, tmp_path, number) for number in range(3)]
     assert [each.communicate(timeout=60)[0] for each in tries] == ["done\n"] * 3
     with Store.open(tmp_path) as store:
-        assert sorted(map(tuple, payloads(store))) == [(str(n), at) for n in range(3) for at in range(5)]
+        assert sorted(map(tuple, payloads(store))) == [(str(n), at) for n in range(3) for at in range(4)]
         assert store.verify_chain().intact
 
 
@@ -118,7 +120,7 @@ stop = Event()
 def write():
     while not stop.is_set():
         store.append(ORDER, PLACED, "beside")
-writers = [Thread(target=write) for _ in range(2)]
+writers = [Thread(target=write, daemon=True) for _ in range(2)]
 for writer in writers:
     writer.start()
 calls = {
@@ -137,7 +139,7 @@ calls = {
     "reader stats": reader.stats,
 }
 reading = store.read()
-for _ in range(10):
+for _ in range(6):
     child = os.fork()
     if child == 0:
         wrong = []
@@ -178,7 +180,7 @@ print("parent done")
 
 def test_a_forked_childs_copy_is_dead_and_the_parent_goes_on(tmp_path: Path) -> None:
     done = run_python(FORK, tmp_path)
-    assert done.stdout.splitlines() == ["[]"] * 10 + ["parent done"]
+    assert done.stdout.splitlines() == ["[]"] * 6 + ["parent done"]
     assert issubclass(ForkedStoreError, StoreClosedError)
 
 

@@ -34,6 +34,7 @@ from batpak.living import OPEN
 from batpak.storage.segment import list_segments
 from batpak.testing.faulty import FaultyFiles
 from batpak.testing.memory import MemoryFiles, MemoryReadFile, MemoryWriteFile
+from tests.conftest import open_files
 from tests.store.journals import (
     EVERYTHING,
     ORDER,
@@ -395,6 +396,18 @@ def test_a_store_that_nobody_holds_any_more_is_closed_with_a_warning(tmp_path: P
     with pytest.warns(ResourceWarning, match="was not closed"):  # noqa: PT031 - either may be the end
         del reader
         gc.collect()
+
+
+def test_a_closed_store_holds_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batpak.actors.index.CLOSE_EVENTS", 1)
+    before = open_files()
+    with Store.open(tmp_path) as store:
+        store.append(ORDER, PLACED, 1)
+    with Store.open(tmp_path) as store, Store.open_read_only(tmp_path) as reader:
+        assert payloads(store) == payloads(reader) == [1]
+        assert len(open_files()) > len(before)
+    assert open_files() == before
+    assert (store.diagnostics().state, repr(reader)[-7:]) == ("closed", "closed>")  # they are still here
 
 
 def test_many_stores_at_once_do_not_mix(tmp_path: Path) -> None:
