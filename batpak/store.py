@@ -349,7 +349,7 @@ class Store(Reading):
             stats=self.stats() if self._closed is None else self._last_stats,
             open_report=system.report,
             actors=tuple(each.report() for each in system.drivers),
-            writer_error=None if failure is None else str(failure),
+            writer_error=None if failure is None else f"{type(failure).__name__}: {failure}",
         )
 
     # Inside ------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def load(directory: Path, events: int) -> float:
 
 def _event(number: int) -> NewEvent:
     """Return an event of five fields, about 80 bytes packed."""
-    payload = {
+    payload: Payload = {
         "order": number,
         "total": number % 997,
         "currency": "EUR",

@@ -61,7 +61,7 @@ def configured(segment_format: Literal[1, 2] | None = None) -> StoreConfig:
     return StoreConfig(driver="stepped", segment_format=segment_format, segment_bytes=4096, clock=HandClock())
 
 
-def write(store: Store, rest: Any) -> None:  # noqa: ANN401
+def write(store: Store, rest: Any) -> None:
     """Write what a journal may hold, over two segments, and runs of it; all but the end is durable."""
     first = store.append(FIRST, PLACED, {"text": "x" * 600}, idempotency_key="first")
     for number in range(5):

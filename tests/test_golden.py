@@ -149,7 +149,7 @@ PLACES = {"segment", "offset", "length"}
 EXTRAS = {"payload", "payload_hex", "json_lane", "extensions"}
 
 
-def as_json(value: Any) -> Any:  # noqa: ANN401 - JSON is anything
+def as_json(value: Any) -> Any:
     """Return a payload in the spelling of expected.json."""
     match value:
         case bytes():

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 from batpak.actors import WAITS_FOR
 from batpak.actors.actor import PENDING, CommandT, Failure
 from batpak.actors.mailbox import Envelope, Mailbox, new_lock, ring
-from batpak.actors.messages import Flight
+from batpak.actors.telling import Teller
 from batpak.errors import ActorFailedError, BackpressureError, BatpakError, ReentrantCallError, StoreClosedError
-from batpak.log import DEBUG, ERROR, WARNING
+from batpak.log import DEBUG, ERROR
 from batpak.reports import ActorReport
 from batpak.storage.blocks import RunError
 
@@ -75,6 +75,7 @@ class Driver(Generic[CommandT]):
         self._under_way: Sequence[Envelope] = ()
         self._forbidden: tuple[AnyDriver, ...] = (self,)
         self._outer: tuple[AnyDriver, ...] = ()
+        self._teller = Teller(actor, self.mailbox, log, slow_seconds)
         self._thread: Thread | None = None
         # Held by the actor's thread while it lives. `Thread.is_alive` and `join` do not know: interrupted, they take
         # a living thread for dead.
@@ -88,6 +89,7 @@ class Driver(Generic[CommandT]):
         """Learn whose turns may not wait for this actor: a call from within one of them is refused."""
         self._forbidden = tuple(each for each in others if self.name not in WAITS_FOR[each.name])
         self._outer = tuple(each for each in others if self.name in WAITS_FOR[each.name])
+        self._teller.outer = self._outer
 
     def ask(self, command: Command[ReplyT], max_wait_seconds: float | None = None) -> ReplyT:
         """Have *command* run and return its answer, or raise its error.
@@ -123,7 +125,7 @@ class Driver(Generic[CommandT]):
         self.handled += 1
         self.busy_seconds += seconds
         if seconds >= self._slow_seconds or self._log.passes(DEBUG):
-            self._tell(command, 0.0, seconds, outcome)
+            self._teller.tell(command, 0.0, seconds, outcome)
         if type(outcome) is Failure:
             raise outcome.error
         return cast("ReplyT", outcome)
@@ -195,6 +197,10 @@ class Driver(Generic[CommandT]):
         if self._thread is not None:
             with suppress(RuntimeError):  # it was refused, or its start was interrupted
                 self._thread.join(BACKSTOP_SECONDS)
+
+    def tell_lines(self) -> None:
+        """Emit what the actor has collected for the log."""
+        self._teller.tell_lines()
 
     def report(self) -> ActorReport:
         """Return the actor's numbers."""
@@ -364,7 +370,7 @@ class Driver(Generic[CommandT]):
         self.busy_seconds += seconds
         if batch and (seconds >= self._slow_seconds or self._log.passes(DEBUG)):
             for envelope in batch:
-                self._tell_queued(envelope, started, seconds)
+                self._teller.tell_queued(envelope, started, seconds)
 
     def _run_batch(self, batch: Sequence[Envelope]) -> None:
         """Run the commands of *batch* as one turn and answer each."""
@@ -447,61 +453,3 @@ class Driver(Generic[CommandT]):
             self.actor.give_up(error)
         else:
             self.restarts += 1
-
-    # The log -----------------------------------------------------------------------------------------------------
-
-    def tell_lines(self) -> None:
-        """Emit what the actor has collected."""
-        lines = self.actor.lines
-        while lines:
-            try:
-                level, event, fields = lines.pop(0)
-            except IndexError:
-                return  # another thread has taken it
-            self._emit(level, event, {"actor": self.name} | fields)
-
-    def _emit(self, level: int, event: str, fields: dict[str, object]) -> None:
-        """Emit a line; inside a turn that waits for this actor it is left to that turn's end."""
-        me = get_ident()
-        for outer in self._outer:
-            if outer.owner == me:
-                outer.actor.lines.append((level, event, fields))
-                return
-        self._log.emit(level, event, **fields)
-
-    def _tell(self, command: object, queued: float, seconds: float, outcome: object) -> None:
-        """Emit the line of one command."""
-        slow = seconds >= self._slow_seconds
-        fields: dict[str, object] = {
-            "actor": self.name,
-            "command": type(command).__name__,
-            "queued_us": round(queued * 1e6),
-            "run_us": round(seconds * 1e6),
-            "waiting": len(self.mailbox.items),
-            "outcome": _name_of(outcome),
-        }
-        self._emit(WARNING if slow else DEBUG, "actor.slow" if slow else "actor.command", fields)
-        if type(command) is Flight and command.contexts:
-            self._tell_items(command, fields, outcome)
-
-    def _tell_items(self, flight: Flight, fields: dict[str, object], outcome: object) -> None:
-        """Emit the line of each item of a flight, in the context of whoever asked for it."""
-        outcomes = outcome if isinstance(outcome, list) else [outcome] * len(flight.items)
-        for item, context, each in zip(flight.items, flight.contexts, outcomes, strict=True):
-            if context is not None:
-                told = fields | {"command": type(item).__name__, "outcome": _name_of(each)}
-                context.run(self._emit, DEBUG, "actor.command", told)
-
-    def _tell_queued(self, envelope: Envelope, started: float, seconds: float) -> None:
-        """Emit the line of a queued command in the context of whoever asked."""
-        queued = started - envelope.queued_at
-        if envelope.context is None:
-            self._tell(envelope.command, queued, seconds, envelope.outcome)
-        else:
-            envelope.context.run(self._tell, envelope.command, queued, seconds, envelope.outcome)
-
-
-def _name_of(outcome: object) -> str:
-    """Return how the log calls an outcome."""
-    error = outcome.error if type(outcome) is Failure else outcome
-    return type(error).__name__ if isinstance(error, BaseException) else "ok"

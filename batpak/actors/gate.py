@@ -156,9 +156,7 @@ class Gate:
         """Write the durable position; a failure costs only what recovery knows."""
         count = self._count + 1
         segment, identity = (written.meta.segment, written.meta.identity) if written.meta else (0, bytes(16))
-        position = watermark.DurablePosition(
-            self._store_id, count, segment, identity, written.offset, written.sequence
-        )
+        position = watermark.DurablePosition(self._store_id, count, segment, identity, written.offset, written.sequence)
         slot = watermark.encode(position)
         try:
             if self._mark.pwrite(slot, watermark.slot_offset(count)) == len(slot):

@@ -103,7 +103,7 @@ class Mailbox:
             if room not in self._waiting:
                 self._waiting.append(room)
             return room
-        if room in self._waiting:
+        if room is not None and room in self._waiting:
             self._waiting.remove(room)
         ring(self.bell)
         self.items.append(envelope)

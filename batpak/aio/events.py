@@ -72,5 +72,4 @@ class AsyncEvents(AsyncIterator[StoredEvent]):
                 return
             self._ended = len(block) < self._size
             self._size = READ_AHEAD
-            if not self._closed:
-                self._source, self._block = source, block
+            self._source, self._block = source, block

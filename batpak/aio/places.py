@@ -38,8 +38,6 @@ class Places:
         """Wait for a place, at most *max_wait_seconds*; whether it was taken. Cancelled, it takes none."""
         if self.take_nowait():
             return True
-        if max_wait_seconds == 0:
-            return False
         waiter = _Waiter()
         self._waiting.append(waiter)
         try:

@@ -169,8 +169,7 @@ def _believe(found: Survey, slots: list[DurablePosition]) -> None:
     for durable in ours:
         meta = metas.get(durable.segment)
         if meta is None and durable.segment and durable.sequence:
-            newest = metas[max(metas)] if metas else None
-            if newest is None or newest.ours or newest.segment < durable.segment:
+            if not _was_compacted(found.catalog.metas(), durable.segment):
                 raise _missing(durable)
             found.notes.append(f"segment {durable.segment}, which was durable, went into a compaction of the original")
             continue
@@ -181,6 +180,11 @@ def _believe(found: Survey, slots: list[DurablePosition]) -> None:
             raise _short(meta, durable)
         found.durable = durable
         return
+
+
+def _was_compacted(metas: list[SegmentMeta], segment: int) -> bool:
+    """Whether the original may have compacted a segment away: it makes one of all, and goes on in one of its own."""
+    return bool(metas) and not metas[-1].ours and metas[-1].segment > segment and not metas[0].ours
 
 
 def _missing(durable: DurablePosition) -> CorruptStoreError:

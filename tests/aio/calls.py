@@ -194,9 +194,11 @@ def waits_its_turn(facade: AsyncStore) -> bool:
     return bool(queue) and queue[0].go is not None
 
 
-def assert_quiet(facade: AsyncStore) -> None:
-    """Nothing is on its way, and every place is free."""
+async def assert_quiet(facade: AsyncStore) -> None:
+    """Whatever still lands has landed; nothing is on its way then, and every place is free."""
     carried = flights(facade)
+    with anyio.fail_after(PATIENCE_SECONDS):
+        await carried.settle()
     assert (len(carried._queue), carried._aloft, accepted(facade)) == (0, 0, 0)
     assert carried._latest is None
     assert carried._newest is None

@@ -54,7 +54,7 @@ async def test_whoever_waits_for_a_flight_can_be_cancelled_at_once(facade: Async
             assert store.get(receipt.event_id).sequence == receipt.sequence
     assert len(left) == 5
     assert set(payloads(store)) <= set(range(8))
-    assert_quiet(facade)
+    await assert_quiet(facade)
 
 
 async def test_a_pilot_whose_thread_has_begun_can_be_cancelled_at_once(facade: AsyncStore, store: Store) -> None:
@@ -74,7 +74,7 @@ async def test_a_pilot_whose_thread_has_begun_can_be_cancelled_at_once(facade: A
             await call.outcome()
     found = payloads(store)
     assert (found[0], sorted(found[1:4]), found[4:]) == ("pilot", [0, 1, 2], ["later"])
-    assert_quiet(facade)
+    await assert_quiet(facade)
 
 
 async def test_a_pilot_that_is_cancelled_before_its_thread_begins_hands_over(
@@ -94,7 +94,7 @@ async def test_a_pilot_that_is_cancelled_before_its_thread_begins_hands_over(
             await call.outcome()
     assert commands.sizes == [6]
     assert len(payloads(store)) == 6
-    assert_quiet(facade)
+    await assert_quiet(facade)
 
 
 async def test_pilots_that_are_cancelled_one_after_the_other_hand_over_each_time(
@@ -110,7 +110,7 @@ async def test_pilots_that_are_cancelled_one_after_the_other_hand_over_each_time
             await until_a_pilot_waits(facade)
         await calls[5].outcome()
     assert len(payloads(store)) == 6
-    assert_quiet(facade)
+    await assert_quiet(facade)
 
 
 async def test_what_nobody_waits_for_any_more_and_no_thread_has_begun_is_not_written(
@@ -124,7 +124,7 @@ async def test_what_nobody_waits_for_any_more_and_no_thread_has_begun_is_not_wri
                 call.cancel()
             for call in calls:
                 assert (await call.end()).was_cancelled
-            assert_quiet(facade)
+            await assert_quiet(facade)
     assert commands.all == []
     await facade.append(ORDER, PLACED, "after")
     assert payloads(store) == ["after"]
@@ -146,7 +146,7 @@ async def test_a_gathering_that_waits_for_the_one_before_can_lose_its_pilot(
         for number in (0, 2, 3, 7, 8, 9):
             await calls[number].outcome()
     assert payloads(store) == [0, 1, 2, 3, 7, 8, 9]
-    assert_quiet(facade)
+    await assert_quiet(facade)
 
 
 async def test_a_lone_append_that_was_left_behind_is_written_and_lands(facade: AsyncStore, store: Store) -> None:
@@ -158,7 +158,7 @@ async def test_a_lone_append_that_was_left_behind_is_written_and_lands(facade: A
             assert accepted(facade) == 1
         await until_accepted(facade, 0)
     assert payloads(store) == ["left"]
-    assert_quiet(facade)
+    await assert_quiet(facade)
 
 
 async def test_behind_a_disk_that_hangs_no_threads_pile_up(facade: AsyncStore, store: Store) -> None:
@@ -174,7 +174,7 @@ async def test_behind_a_disk_that_hangs_no_threads_pile_up(facade: AsyncStore, s
             assert flights(facade)._aloft == accepted(facade) == 8
         await until_accepted(facade, 0)
     assert payloads(store) == list(range(8))
-    assert_quiet(facade)
+    await assert_quiet(facade)
 
 
 async def test_a_retry_with_the_same_key_gives_exactly_one_event(facade: AsyncStore, store: Store) -> None:
@@ -203,7 +203,7 @@ async def test_whoever_waits_for_a_place_can_be_cancelled(facade: AsyncStore, st
         for call in calls:
             await call.outcome()
     assert sorted(payloads(store)) == [0, 1]
-    assert_quiet(facade)
+    await assert_quiet(facade)
 
 
 # At random -------------------------------------------------------------------------------------------------------
@@ -255,8 +255,7 @@ async def test_cancelled_at_random_every_acknowledged_append_is_there_exactly_on
             for task in range(24):
                 appenders.start_soon(append_some, task)
         ended.set()
-    await flights(facade).settle()
-    assert_quiet(facade)
+    await assert_quiet(facade)
     events = list(store.read())
     assert set(Counter(event.payload for event in events).values()) == {1}
     for name, receipt in acknowledged:

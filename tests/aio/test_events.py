@@ -75,8 +75,17 @@ async def test_a_block_is_read_at_a_time_and_never_on_the_loop(
     full: Store, facade: AsyncStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = Loads(full, monkeypatch)
+    offloads = 0
+    really = facade._offload
+
+    async def count(act: Callable[[], Any]) -> Any:
+        nonlocal offloads
+        offloads += 1
+        return await really(act)
+
+    monkeypatch.setattr(facade, "_offload", count)
     assert [event.payload async for event in facade.read()] == list(range(COUNT))
-    assert loads.begun == 4  # 16, then 256 at a time
+    assert loads.begun == offloads == 4  # 16, then 256 at a time
     assert get_ident() not in loads.threads
     loads.begun = 0
     events = facade.read()

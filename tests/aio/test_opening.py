@@ -265,7 +265,7 @@ def test_an_event_loop_can_end_while_appends_are_on_their_way(backend: str, jour
 
     async def go_on() -> None:
         await facade.append(ORDER, PLACED, "after")
-        assert_quiet(facade)
+        await assert_quiet(facade)
 
     with Held(store):
         anyio.run(leave_behind, backend=backend)  # it ends, although the writer stands still

@@ -12,11 +12,11 @@ from tests.aio.calls import Call, start, until
 pytestmark = pytest.mark.anyio
 
 
-async def wait_for(places: Places, tasks: TaskGroup, count: int) -> list[Call]:
+async def wait_for(places: Places, tasks: TaskGroup, count: int, *, native: bool = False) -> list[Call]:
     """Let *count* tasks wait for a place, one after the other."""
     calls = []
     for number in range(count):
-        calls.append(start(tasks, places.take))
+        calls.append(start(tasks, places.take, native=native))
         await until(lambda number=number: len(places._waiting) == number + 1, "waiter")  # type: ignore[misc]
     return calls
 
@@ -53,10 +53,15 @@ async def test_a_waiter_that_is_cancelled_takes_none() -> None:
     assert not places.take_nowait()
 
 
-async def test_a_place_given_to_one_who_is_being_cancelled_is_not_lost() -> None:
+@pytest.mark.parametrize(
+    ("anyio_backend", "native"),
+    [("asyncio", False), ("trio", False), ("asyncio", True)],
+    ids=["asyncio", "trio", "asyncio-task"],
+)
+async def test_a_place_given_to_one_who_is_being_cancelled_is_not_lost(native: bool) -> None:
     places = Places(0)
     async with anyio.create_task_group() as tasks:
-        first, second = await wait_for(places, tasks, 2)
+        first, second = await wait_for(places, tasks, 2, native=native)
         places.give()
         first.cancel()  # both before it runs again
         await first.end()

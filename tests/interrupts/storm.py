@@ -250,7 +250,7 @@ def main() -> None:
     directory, seed, count, driver, switch_seconds, weather = sys.argv[1:]
     faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True)
     sys.setswitchinterval(float(switch_seconds))
-    index.RUN_EVENTS = 1000  # type: ignore[misc] - many freezes, runs and merges in a short time
+    vars(index)["RUN_EVENTS"] = 1000  # many freezes, runs and merges in a short time
     with World(
         Path(directory), clock=SystemClock(), text=100, driver=driver, segment_bytes=256 * 1024, sync_every_events=500
     ) as world:

@@ -1,14 +1,17 @@
 """One exception, at the interpreter's first look for one after a chosen bytecode.
 
 CPython looks for interrupts after calls, on backward jumps and on entry to functions, and nowhere else. So the tracer
-does not raise. It stops tracing (a tracer is a function too, and would be struck on entry) and arms an asynchronous
-exception by a subscript of a `defaultdict` whose factory is a C function: neither a subscript nor a return is a place
-where the interpreter looks. What has been armed fires in the code under test, where an interrupt would have.
+does not raise. It stops tracing (a tracer is a function too, and would be struck on entry) and arms a signal, in the
+main thread, or an asynchronous exception, in others, by a subscript of a `defaultdict` whose factory is a C function:
+neither a subscript nor a return is a place where the interpreter looks. What has been armed fires in the code under
+test, where an interrupt would have. (An asynchronous exception for the main thread can meet a thread that it has just
+started: CPython 3.11 gives both the same number until the new one runs.)
 """
 
 from __future__ import annotations
 
 import ctypes
+import signal
 import sys
 import threading
 from collections import defaultdict
@@ -16,11 +19,15 @@ from collections.abc import Callable
 from functools import partial
 from threading import get_ident
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
 _set_async_exc.restype = ctypes.c_int
+
+_set_interrupt = ctypes.pythonapi.PyErr_SetInterruptEx
+_set_interrupt.argtypes = (ctypes.c_int,)
+_set_interrupt.restype = ctypes.c_int
 
 NEVER: Final = sys.maxsize
 _RESUMING: Final[dict[int, Tracer]] = {}
@@ -61,14 +68,18 @@ class Tracer:
 
     def begin(self) -> None:
         """Trace this thread from the next function on, and strike it."""
-        self._trigger = defaultdict(partial(_set_async_exc, get_ident(), self.exception))
+        if threading.current_thread() is threading.main_thread():
+            self._trigger = defaultdict(partial(_set_interrupt, signal.SIGUSR1))
+        else:
+            self._trigger = defaultdict(partial(_set_async_exc, get_ident(), self.exception))
         sys.settrace(self)
 
     def go_on(self, frame: FrameType | None) -> None:
         """Trace *frame* and its callers on, up to `strike`, after a strike."""
         while frame is not None and frame.f_code is not strike.__code__:
-            frame.f_trace = self
-            frame.f_trace_opcodes = True
+            if frame.f_code is not _raise_struck.__code__:
+                frame.f_trace = self
+                frame.f_trace_opcodes = True
             frame = frame.f_back
         sys.settrace(self)
 
@@ -77,7 +88,8 @@ class Tracer:
         if event == "opcode":
             self.count += 1
             if self.count == self.at:
-                return self._strike(frame)
+                self._strike(frame)
+                return None
         return self
 
     def _strike(self, frame: FrameType) -> None:
@@ -97,13 +109,17 @@ class Tracer:
         self._trigger[self.count]
 
 
-def strike(act: Callable[[], Any], at: int, *again: int) -> tuple[list[str], Any]:
-    """Run *act* in this thread and strike at its bytecode numbered *at*, and so many bytecodes *again* later.
+def strike(
+    act: Callable[[], Any], at: int, *again: int, handler: Callable[[], Any] | None = None
+) -> tuple[list[str], Any]:
+    """Run *act* in the main thread and strike at its bytecode numbered *at*, and so many bytecodes *again* later.
 
-    Gives where it struck, nothing if *act* has fewer bytecodes, and the outcome of *act*, errors as values.
+    A strike raises `Struck`, or calls *handler* as a signal would. Gives where it struck, nothing if *act* has fewer
+    bytecodes, and the outcome of *act*, errors as values.
     """
     tracer = Tracer(at, again)
     before = sys.gettrace()
+    handler_before = signal.signal(signal.SIGUSR1, _raise_struck if handler is None else _calling(handler))
     outcome: Any = None
     try:
         try:
@@ -118,6 +134,7 @@ def strike(act: Callable[[], Any], at: int, *again: int) -> tuple[list[str], Any
     finally:
         _RESUMING.pop(get_ident(), None)
         sys.settrace(before)
+        signal.signal(signal.SIGUSR1, handler_before)
     return tracer.struck, outcome
 
 
@@ -133,12 +150,12 @@ class ThreadTracer:
         self._tracer = Tracer(NEVER, exception=exception)
         self._tracer.forever = True
 
-    def __enter__(self) -> ThreadTracer:
+    def __enter__(self) -> Self:
         threading.settrace(self._begin)
         return self
 
     def __exit__(self, *_: object) -> None:
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
 
     def arm(self, after: int) -> None:
         """Strike at the thread's bytecode numbered *after* from now, counted from 1."""
@@ -156,6 +173,17 @@ class ThreadTracer:
             return None
         self._tracer.begin()
         return self._tracer(frame, event, arg)
+
+
+def _raise_struck(_: int, __: FrameType | None) -> None:
+    raise Struck
+
+
+def _calling(handler: Callable[[], Any]) -> Callable[[int, FrameType | None], None]:
+    def call(_: int, __: FrameType | None) -> None:
+        handler()
+
+    return call
 
 
 def _go_on(frame: FrameType) -> None:

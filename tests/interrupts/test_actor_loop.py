@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from batpak.actors import index
+from tests.interrupts.conftest import LEAVES_DESCRIPTORS
 from tests.interrupts.strike import Struck, StruckExit, ThreadTracer
 from tests.interrupts.world import LONG, PATIENCE_SECONDS, World, until
 
-pytestmark = pytest.mark.usefixtures("may_lose_descriptors")
+pytestmark = LEAVES_DESCRIPTORS
 
 ASKERS = 3
 ROUNDS_A_STORE = 15

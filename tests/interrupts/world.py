@@ -16,8 +16,11 @@ from batpak.testing.clock import HandClock
 ORDER = Coordinate("order:1", "shop")
 PLACED = EventKind(0x1, 0x001)
 EVERYTHING = Region(include_system=True)
+IN_ORDERS = Region(entity="order")
+END_BYTES = 65_536
 PATIENCE_SECONDS = 10.0
-NEVER_SLOW = 86_400.0
+QUIET = {"slow_command_seconds": 86_400, "sync_every_seconds": 3600}
+"""No actor's thread wakes by itself: what is not rung for stays lying."""
 LONG = bool(os.environ.get("BATPAK_LONG"))
 """Whether to run what takes minutes in full."""
 
@@ -34,10 +37,11 @@ class World:
     def __init__(self, directory: Path, *, text: int = 20, **options: Any) -> None:
         self.directory = directory
         self._text = "x" * text
-        self.config = StoreConfig(**{"clock": HandClock(), "slow_command_seconds": NEVER_SLOW} | options)
+        self.config = StoreConfig(**QUIET | {"clock": HandClock()} | options)
         self.store = Store.open(directory, config=self.config)
         self.acknowledged: dict[int, Receipt] = {}
         self.open_calls: list[range] = []
+        self.not_written: list[range] = []
         self._next = 0
         self._seen: dict[int, StoredEvent] = {}
         self._after: int | None = None
@@ -84,14 +88,28 @@ class World:
 
     # What must hold ----------------------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """No lock is held, the next append works, and what has come since the last check is what may have come."""
+    def check(self, *, settled: bool = True) -> None:
+        """No lock is held, the next append works, and what has come since the last check is what may have come.
+
+        If it is *settled*, nothing was left lying for that next append either.
+        """
         self.check_locks()
+        if settled:
+            self.check_settled()
         numbers = self.numbers()
         self.account(numbers, self.append(numbers[0]))
         self.check_locks()
         self._look(self.store.read(EVERYTHING, after=self._after))
         self._check_seen()
+
+    def check_settled(self) -> None:
+        """Nothing is left lying: no command, no repair, no bytes."""
+        writer = self.store._system.writer
+        mailboxes = [driver.mailbox for driver in self.store._system.drivers]
+        until(lambda: not any(each.items for each in mailboxes), "run of a command that was left lying")
+        until(lambda: writer.mark is None, "repair of a turn that was cut short")
+        self.check_locks()
+        self._check_end()
 
     def check_locks(self) -> None:
         """Every lock gets free and nobody is left as an owner."""
@@ -113,10 +131,10 @@ class World:
     def check_all(self) -> None:
         """The index equals the file, chains hold, and all of it is there after a close, its end clean."""
         self.check()
-        self._check_against_file()
+        self.check_against_file()
         live = facts(self.store)
         self.store.close()
-        self._check_end()
+        self._check_end_of_closed()
         self.reopen()
         assert self.store.diagnostics().open_report.quarantined == ()
         assert facts(self.store) == live
@@ -128,23 +146,35 @@ class World:
         """Open the store again; it has been closed."""
         self.store = Store.open(self.directory, config=self.config)
 
-    def _check_against_file(self) -> None:
-        """Whoever reads the file alone sees what the index shows; twice, because background work may come between."""
-        assert self.store.verify_chain(EVERYTHING).intact
+    def check_against_file(self) -> None:
+        """Whoever reads the file alone sees what the index shows, by whichever way it is asked."""
+        store, verified = self.store, self.store.verify_chain(EVERYTHING)
         with Store.open_read_only(self.directory) as reader:
-            assert facts(reader) == facts(self.store)
-            assert reader.verify_chain(EVERYTHING).intact
-            view, other = self.store._system.index.view, reader._view()
-            everything = (EVERYTHING, None, None)
-            assert [strip(each) for each in view.select(*everything)] == [strip(each) for each in other.select(*everything)]
+            live, read = list(store.read(EVERYTHING)), list(reader.read(EVERYTHING))
+            assert [facts_of(each) for each in live] == [facts_of(each) for each in read]
+            assert verified.intact
+            assert reader.verify_chain(EVERYTHING) == verified
+            entries = [each.entry for each in live]
+            assert store.query(EVERYTHING) == entries
+            assert store.by_scope("shop") == store.by_fact(PLACED) == store.query(IN_ORDERS) == entries
+            assert store.stream(ORDER.entity) == [each for each in entries if each.coordinate == ORDER]
+            assert store.latest(ORDER.entity) == reader.latest(ORDER.entity)
 
     def _check_end(self) -> None:
+        """Behind the last event of an active segment there is nothing but zeros."""
+        written = self.store._system.writer.journal.written
+        if written.file is not None:
+            rest = written.file.pread(END_BYTES, written.offset)
+            assert rest.count(0) == len(rest), "there is something behind the last event"
+
+    def _check_end_of_closed(self) -> None:
         """A closed segment of format 2 that is not sealed ends with its last frame."""
         with Store.open_read_only(self.directory) as reader:
             last = reader._catalog.metas()[-1]
-            ends = [each.offset + each.length for each in reader._view().select(EVERYTHING, None, None) if each.segment == last.segment]
+            records = [each for each in reader._view().select(EVERYTHING, None, None) if each.segment == last.segment]
         if last.version == 2 and last.footer is None:
-            assert (self.directory / last.name).stat().st_size == max(ends, default=last.frames_start)
+            end = max((each.offset + each.length for each in records), default=last.frames_start)
+            assert (self.directory / last.name).stat().st_size == end
 
     def _look(self, events: Iterator[StoredEvent]) -> None:
         for event in events:
@@ -163,6 +193,8 @@ class World:
         for numbers in self.open_calls:
             there = [number for number in numbers if number in self._seen]
             assert there in ([], list(numbers)), f"of the events {list(numbers)} only {there} are there"
+        for numbers in self.not_written:
+            assert not self._seen.keys() & set(numbers), f"of the events {list(numbers)} some were written"
         known = set(self.acknowledged).union(*self.open_calls)
         assert known >= set(self._seen), "there are events that nobody has appended"
 
@@ -182,12 +214,11 @@ def key_of(number: int) -> UUID:
 
 def facts(store: Any) -> list[Facts]:
     """Everything that a store tells of its events."""
-    return [(event.entry, event.raw, event.prev_hash, event.event_hash) for event in store.read(EVERYTHING)]
+    return [facts_of(event) for event in store.read(EVERYTHING)]
 
 
-def strip(record: Any) -> Facts:
-    """A row of the index but for its hash, which a run does not hold."""
-    return tuple(getattr(record, name) for name in record.__slots__ if name != "event_hash")
+def facts_of(event: StoredEvent) -> Facts:
+    return event.entry, event.raw, event.prev_hash, event.event_hash
 
 
 def until(condition: Callable[[], bool], waiting_for: str) -> None:

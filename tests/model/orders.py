@@ -38,7 +38,7 @@ class Task(Thread):
         self._mine.acquire()
         try:
             self.answer = self._call()
-        except Exception as error:  # noqa: BLE001 - what a call raises is its outcome
+        except Exception as error:
             self.answer = error
         self.ended = True
         self._yours.release()

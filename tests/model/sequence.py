@@ -68,7 +68,7 @@ def shrink(seed: int, error: BaseException, steps: Sequence[int] = range(STEPS))
             attempts += 1
             try:
                 run_sequence(seed, "stepped", fewer)
-            except BaseException as again:  # noqa: BLE001 - whatever fails is compared
+            except BaseException as again:
                 if _place(again) == place:
                     kept, error = fewer, again
                     continue

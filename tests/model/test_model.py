@@ -42,7 +42,7 @@ def test_a_store_answers_as_its_model_does(first: int) -> None:
         driver = driver_of(seed)
         try:
             REACHED.add(run_sequence(seed, driver))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is told with its replay
+        except BaseException as error:
             steps, last = shrink(seed, error) if driver == "stepped" else (None, error)
             replay = f"run_sequence({seed}, {driver!r}{'' if steps is None else f', {steps}'})"
             raise AssertionError(f"{type(last).__name__}; replay: tests.model.sequence.{replay}") from last

@@ -130,7 +130,7 @@ class Task(Thread):
     def run(self) -> None:
         try:
             self._value = self._act()
-        except BaseException as error:  # noqa: BLE001 - for whoever asks
+        except BaseException as error:
             self._error = error
 
     @property
@@ -149,7 +149,7 @@ class Task(Thread):
         """Return the error that came out."""
         try:
             value = self.outcome()
-        except BaseException as error:  # noqa: BLE001 - this is what was asked for
+        except BaseException as error:
             return error
         raise AssertionError(f"found {value!r}, expected an error")
 
@@ -164,7 +164,7 @@ def race(count: int, act: Callable[[int], Loose]) -> list[Loose]:
             pass
         try:
             return act(number)
-        except Exception as error:  # noqa: BLE001 - errors are values here
+        except Exception as error:
             return error
 
     tasks = [Task(lambda number=number: run(number)) for number in range(count)]  # type: ignore[misc]

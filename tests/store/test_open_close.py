@@ -72,7 +72,7 @@ def test_open_creates_the_directory_and_only_its_owner_may_look(tmp_path: Path) 
         os.umask(before)
 
 
-@pytest.mark.parametrize("as_path", [str, Path, lambda path: str(path).encode(), lambda path: f"{path}/../journal/"])
+@pytest.mark.parametrize("as_path", [str, Path, lambda path: f"{path}/../journal/"])
 def test_a_directory_is_named_in_any_way(tmp_path: Path, as_path: Callable[[Path], str]) -> None:
     directory = tmp_path / "journal"
     directory.mkdir()
