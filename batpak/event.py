@@ -91,64 +91,67 @@ class StoredEvent:
     MessagePack that was stored. Two stored events are equal when their entries and their hashes are.
     """
 
-    __slots__ = ("_content", "_content_hash", "_payload", "entry")
-
-    entry: IndexEntry
+    __slots__ = ("_content", "_content_hash", "_entry", "_payload")
 
     def __init__(self, entry: IndexEntry, content: Content) -> None:
         """Join what the index and what the frame say of one event."""
-        self.entry = entry
+        self._entry = entry
         self._content = content
+
+    @property
+    def entry(self) -> IndexEntry:
+        """What the index knows of this event."""
+        return self._entry
 
     @property
     def event_id(self) -> UUID:
         """The event's id; for a keyed append this is the key."""
-        return self.entry.event_id
+        return self._entry.event_id
 
     @property
     def coordinate(self) -> Coordinate:
         """Where the event lives."""
-        return self.entry.coordinate
+        return self._entry.coordinate
 
     @property
     def kind(self) -> EventKind:
         """What kind of event it is."""
-        return self.entry.kind
+        return self._entry.kind
 
     @property
     def global_sequence(self) -> int:
         """Its place in the journal, from 0."""
-        return self.entry.global_sequence
+        return self._entry.global_sequence
 
     @property
     def sequence(self) -> int:
         """Its place in its entity, from 0."""
-        return self.entry.sequence
+        return self._entry.sequence
 
     @property
     def wall_ms(self) -> int:
         """The clock's reading in milliseconds, never below the entity's event before."""
-        return self.entry.wall_ms
+        return self._entry.wall_ms
 
     @property
     def correlation_id(self) -> UUID:
         """What the event belongs to; its own id where the caller named nothing."""
-        return self.entry.correlation_id
+        return self._entry.correlation_id
 
     @property
     def causation_id(self) -> UUID | None:
         """The event that caused this one."""
-        return self.entry.causation_id
+        return self._entry.causation_id
 
     @property
     def flags(self) -> EventFlags:
         """Advice to readers."""
-        return self.entry.flags
+        return self._entry.flags
 
     @property
     def payload_version(self) -> int:
         """The version of the payload's schema; 0 where none was given."""
-        return self.entry.payload_version
+        return self._entry.payload_version
 
     @property
     def timestamp_us(self) -> int:
@@ -193,20 +196,20 @@ class StoredEvent:
         try:
             return self._payload
         except AttributeError:
-            self._content.require_plain(self.entry.event_id)
+            self._content.require_plain(self._entry.event_id)
             self._payload: Payload = decode_payload(self._content.raw)
             return self._payload
 
     @property
     def place(self) -> Place:
         """Where this event stands in the journal, for ``after=``."""
-        return Place(self.entry.global_sequence, self._content.event_hash)
+        return Place(self._entry.global_sequence, self._content.event_hash)
 
     def __eq__(self, other: object) -> bool:
         """Compare entry and hashes; the hash stands for the payload."""
         if not isinstance(other, StoredEvent):
             return NotImplemented
-        return (self.entry, self.event_hash, self.content_hash) == (other.entry, other.event_hash, other.content_hash)
+        return (self._entry, self.event_hash, self.content_hash) == (other._entry, other.event_hash, other.content_hash)
 
     def __hash__(self) -> int:
         """Hash by the event's own hash."""
@@ -214,7 +217,7 @@ class StoredEvent:
 
     def __repr__(self) -> str:
         """Say which event this is; the payload stays out of logs."""
-        entry = self.entry
+        entry = self._entry
         return f"<StoredEvent {entry.global_sequence} {entry.coordinate}#{entry.sequence} {entry.event_id}>"
 
 

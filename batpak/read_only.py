@@ -33,6 +33,7 @@ from batpak.storage.survey import Survey, look_again, survey
 if TYPE_CHECKING:
     from batpak.actors.messages import IndexCommand, ReaderCommand
     from batpak.storage.files import Files
+    from batpak.storage.segment import SegmentMeta
     from batpak.storage.view import View
 
 MAX_FROZEN_TAILS: Final = 8
@@ -112,7 +113,7 @@ class ReadOnlyStore(Reading):
         return self._view().last_sequence()
 
     def stats(self) -> Stats:
-        """Return how much the store holds, as far as it has been taken in; nothing is known to be durable."""
+        """Return how much the store holds, as far as it has been taken in, and how far the writer has synced it."""
         view = self._view()
         metas = self._catalog.metas()
         last = view.last_sequence()
@@ -123,8 +124,18 @@ class ReadOnlyStore(Reading):
             visible_sequence=last,
             durable_sequence=-1 if durable is None else min(last, durable.sequence - 1),
             segments=len(metas),
-            bytes_on_disk=sum(self._files.size(meta.name) for meta in metas),
+            bytes_on_disk=sum(map(self._size, metas)),
         )
+
+    def _size(self, meta: SegmentMeta) -> int:
+        """Return a segment's size; nothing where the writer has withdrawn it."""
+        try:
+            return self._files.size(meta.name)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            self._view()  # another thread has closed the store meanwhile
+            raise StorageError("stat", meta.name, error.errno) from error
 
     def close(self) -> None:
         """Let go of the files. Idempotent; every later call raises `StoreClosedError`."""
@@ -219,7 +230,7 @@ class ReadOnlyStore(Reading):
         """
         try:
             self._take_in_more()
-        except CorruptStoreError:
+        except (CorruptStoreError, FileNotFoundError):
             self._take_in_all()
 
     def _take_in_all(self) -> None:

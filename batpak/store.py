@@ -328,10 +328,6 @@ class Store(Reading):
 
     def diagnostics(self) -> Diagnostics:
         """Return all that a health check or a dashboard wants to know; works on a closed store too."""
-        return self._diagnose()
-
-    def _diagnose(self) -> Diagnostics:
-        """Return the diagnostics."""
         if self._closed is ForkedStoreError:
             raise ForkedStoreError
         system = self._system

@@ -170,7 +170,7 @@ def interrupted_thread(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> Non
     files = FaultyFiles(MemoryFiles())
     files.fail("create", KeyboardInterrupt(), name="index/*")
     with closing(Store(files, config())) as store:
-        append_some(store, 8)
+        append_some(store, 9)  # the ninth freezes the tail
         capture.wait_for("actor.interrupted")
 
 
@@ -179,7 +179,7 @@ def full_disk_for_the_index(capture: Capture, monkeypatch: pytest.MonkeyPatch) -
     files = FaultyFiles(MemoryFiles())
     files.fail("create", errno.ENOSPC, name="index/*")
     with closing(Store(files, config())) as store:
-        append_some(store, 8)
+        append_some(store, 9)  # the ninth freezes the tail
         capture.wait_for("index.not_written")
 
 

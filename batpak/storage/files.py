@@ -40,7 +40,6 @@ __all__ = [
     "OWNER_NAME",
     "TEMPORARY_PREFIX",
     "BytesLike",
-    "Directory",
     "FileNames",
     "Files",
     "ReadFile",
@@ -48,11 +47,7 @@ __all__ = [
     "RealReadFile",
     "RealWriteFile",
     "WriteFile",
-    "check_folder",
-    "locked_error",
-    "split_name",
     "write_all",
-    "write_owner",
 ]
 
 HELD_BYTES = 64 * 1024
@@ -465,10 +460,6 @@ class RealFiles(Files):
         if fd >= 0:
             self._fd = -1
             os.close(fd)
-
-
-Directory = RealFiles
-"""The name to open one by: `Directory.open(path, create=True)`."""
 
 
 def _touch(fd: int) -> str | None:

@@ -15,17 +15,8 @@ from typing import NamedTuple, Self, TypeAlias
 from weakref import ReferenceType, WeakSet, ref
 
 from batpak.errors import CorruptStoreError
-from batpak.storage.files import (
-    LOCK_NAME,
-    OWNER_NAME,
-    BytesLike,
-    FileNames,
-    Files,
-    check_folder,
-    locked_error,
-    split_name,
-    write_owner,
-)
+from batpak.storage.files import LOCK_NAME, OWNER_NAME, BytesLike, FileNames, Files
+from batpak.storage.seam import check_folder, locked_error, split_name, write_owner
 
 
 class Operation(NamedTuple):

@@ -208,7 +208,9 @@ async def test_the_end_of_a_block_waits_for_what_is_on_its_way(native: bool, fac
 async def test_close_answers_what_is_on_its_way_and_refuses_the_rest(facade: AsyncStore, store: Store) -> None:
     async with anyio.create_task_group() as tasks:
         with Held(store):
-            calls = [start(tasks, appending(facade, number, durable=number % 2 == 0)) for number in range(6)]
+            calls = [start(tasks, appending(facade, 0))]
+            await until_written_to(facade)
+            calls += [start(tasks, appending(facade, number, durable=number % 2 == 0)) for number in range(1, 6)]
             await until_accepted(facade, 6)
             too_late = [start(tasks, appending(facade, "late", max_wait_seconds=limit)) for limit in (None, 20)]
             await until(lambda: len(flights(facade)._places._waiting) == 2, "waiters")

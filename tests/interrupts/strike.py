@@ -138,6 +138,26 @@ def strike(
     return tracer.struck, outcome
 
 
+def first_within(act: Callable[[], Any], name: str) -> int:
+    """Run *act* unharmed; the number of the first bytecode that it runs in a function called *name*."""
+    found: list[int] = []
+    tracer = Tracer(NEVER)
+
+    def watch(frame: FrameType, event: str, arg: Any) -> Any:
+        tracer(frame, event, arg)
+        if event == "opcode" and not found and frame.f_code.co_name == name:
+            found.append(tracer.count)
+        return watch
+
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return found[0]
+
+
 class ThreadTracer:
     """Traces the threads that are started inside the ``with`` block; strikes those of one name when it is told to.
 

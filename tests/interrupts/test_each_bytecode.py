@@ -255,10 +255,10 @@ def test_a_handler_that_appends_at_any_bytecode_is_served_or_refused(name: str, 
     assert counts["refused"] > 0 or "queued" in name
 
 
-def sweep_with_handler(directory: Path, call: Call, step: int) -> Counter[str]:
+def sweep_with_handler(directory: Path, call: Call, step: int, first: int = 1) -> Counter[str]:
     """Append, durably at times, from a handler at every *step*-th bytecode; how many were served and refused."""
     counts: Counter[str] = Counter()
-    at: int | None = 1
+    at: int | None = first
     while at is not None:
         with World(directory / f"{at}", **call.options) as world:
             for _ in range(POINTS_A_STORE):

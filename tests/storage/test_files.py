@@ -31,7 +31,8 @@ from batpak.errors import (
     UnsupportedPlatformError,
 )
 from batpak.storage import files as files_module
-from batpak.storage.files import HELD_BYTES, LOCK_NAME, OWNER_NAME, Directory, Files, RealFiles, write_all, write_owner
+from batpak.storage.files import HELD_BYTES, LOCK_NAME, OWNER_NAME, Files, RealFiles, write_all
+from batpak.storage.seam import write_owner
 from batpak.testing.faulty import OPERATIONS, FaultyFiles
 from batpak.testing.memory import MemoryFiles, Operation
 
@@ -45,8 +46,8 @@ class Opened(NamedTuple):
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
     if request.param == "real":
         path = tmp_path / "store"
-        files: Files = Directory.open(path, create=True)
-        yield Opened(files, lambda: Directory.open(path, create=False))
+        files: Files = RealFiles.open(path, create=True)
+        yield Opened(files, lambda: RealFiles.open(path, create=False))
     else:
         memory = MemoryFiles()
         files = FaultyFiles(memory) if request.param == "faulty" else memory
@@ -61,7 +62,7 @@ def files(opened: Opened) -> Files:
 
 @pytest.fixture
 def real(tmp_path: Path) -> Iterator[RealFiles]:
-    files = Directory.open(tmp_path, create=True)
+    files = RealFiles.open(tmp_path, create=True)
     yield files
     files.close()
 
@@ -412,7 +413,7 @@ def test_abandon_closes_files_as_well(opened: Opened) -> None:
 def test_what_is_made_is_for_its_owner_alone(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        files = Directory.open(tmp_path / "parent" / "store", create=True)
+        files = RealFiles.open(tmp_path / "parent" / "store", create=True)
         files.make_folder("index")
         put(files, "index/a")
         files.write_atomic("b", b"x")
@@ -469,22 +470,22 @@ def test_a_path_that_is_no_directory_is_refused(tmp_path: Path, create: bool) ->
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     for name in ("file", "nowhere", "circle", "file/below", "x" * 300, "a\0b"):
         with pytest.raises(InvalidDirectoryError) as caught:
-            Directory.open(tmp_path / name, create=create)
+            RealFiles.open(tmp_path / name, create=create)
         assert caught.value.directory == str(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file", "nowhere"]
 
 
 def test_a_directory_that_is_missing_is_made_only_for_writing(tmp_path: Path) -> None:
     with pytest.raises(InvalidDirectoryError):
-        Directory.open(tmp_path / "a" / "b", create=False)
+        RealFiles.open(tmp_path / "a" / "b", create=False)
     assert not (tmp_path / "a").exists()
-    Directory.open(tmp_path / "a" / "b", create=True).close()
-    Directory.open(tmp_path / "a" / "b", create=False).close()
+    RealFiles.open(tmp_path / "a" / "b", create=True).close()
+    RealFiles.open(tmp_path / "a" / "b", create=False).close()
 
 
 def test_a_link_to_a_directory_is_opened(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
-    files = Directory.open(tmp_path / "link", create=True)
+    files = RealFiles.open(tmp_path / "link", create=True)
     assert files.directory == str(tmp_path)
     files.close()
 
@@ -493,8 +494,8 @@ def test_a_directory_that_cannot_be_written_opens_only_for_reading() -> None:
     def as_somebody_else() -> None:
         if os.geteuid() == 0:  # modes mean nothing to root
             os.seteuid(65534)
-        Directory.open(path, create=False).close()
-        Directory.open(path, create=True)
+        RealFiles.open(path, create=False).close()
+        RealFiles.open(path, create=True)
 
     with tempfile.TemporaryDirectory() as path:
         Path(path).chmod(0o555)
@@ -508,7 +509,7 @@ def test_a_system_error_that_is_not_about_the_path_stays_one(tmp_path: Path) -> 
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            Directory.open(tmp_path, create=True)
+            RealFiles.open(tmp_path, create=True)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -516,7 +517,7 @@ def test_a_system_error_that_is_not_about_the_path_stays_one(tmp_path: Path) -> 
 def test_windows_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(UnsupportedPlatformError, match="flock"):
-        Directory.open(tmp_path, create=True)
+        RealFiles.open(tmp_path, create=True)
 
 
 def test_the_module_can_be_imported_where_there_is_no_fcntl() -> None:
@@ -525,8 +526,8 @@ def test_the_module_can_be_imported_where_there_is_no_fcntl() -> None:
         "sys.modules.pop('batpak.storage.files', None); sys.platform = 'win32'\n"
         "sys.modules['fcntl'] = None; ctypes.PyDLL = ctypes.CDLL = None\n"
         "del os.O_NOFOLLOW, os.O_DIRECTORY, os.O_NONBLOCK\n"
-        "from batpak.storage.files import Directory\n"
-        "try: Directory.open('x', create=True)\n"
+        "from batpak.storage.files import RealFiles\n"
+        "try: RealFiles.open('x', create=True)\n"
         "except Exception as error: print(type(error).__name__)\n"
     )
     assert run_python(program) == "UnsupportedPlatformError"
@@ -543,8 +544,8 @@ def environment() -> dict[str, str]:
 
 HOLD = """
 import sys
-from batpak.storage.files import Directory
-files = Directory.open(sys.argv[1], create=True)
+from batpak.storage.files import RealFiles
+files = RealFiles.open(sys.argv[1], create=True)
 files.lock()
 print("locked", flush=True)
 sys.stdin.read()
@@ -584,7 +585,7 @@ def test_a_forked_child_cannot_take_or_free_its_parents_lock(real: RealFiles, tm
     file = real.open_read("a")
 
     def lock_again() -> None:
-        Directory.open(tmp_path, create=False).lock()
+        RealFiles.open(tmp_path, create=False).lock()
 
     def unlock_and_lock() -> None:
         real.unlock()
@@ -614,7 +615,7 @@ def test_an_orphan_does_not_hold_the_lock_of_a_parent_that_closed(real: RealFile
         os.read(reading, 1)
         os._exit(0)
     real.close()
-    again = Directory.open(tmp_path, create=False)
+    again = RealFiles.open(tmp_path, create=False)
     again.lock()
     os.close(reading)
     os.close(writing)
@@ -634,7 +635,7 @@ def test_no_descriptor_is_left_after_every_way_out(real: RealFiles, tmp_path: Pa
     for refused in (lambda: real.open_read("pipe"), lambda: real.create("a"), lambda: real.list("a")):
         with pytest.raises((CorruptStoreError, FileExistsError)):
             refused()
-    other = Directory.open(tmp_path, create=False)
+    other = RealFiles.open(tmp_path, create=False)
     with pytest.raises(StoreLockedError):
         other.lock()
     view.release()

@@ -58,9 +58,9 @@ def test_a_torn_write_leaves_the_other_slot() -> None:
         assert read(newer[:torn] + older[torn:]) == POSITION
 
 
-@pytest.mark.parametrize("bit", range(8 * SLOT_BYTES))
-def test_one_changed_bit_is_no_position(bit: int) -> None:
-    assert read(flipped(file_of(replace(POSITION, count=8)), bit)) is None
+def test_one_changed_bit_is_no_position() -> None:
+    for bit in range(8 * SLOT_BYTES):
+        assert read(flipped(file_of(replace(POSITION, count=8)), bit)) is None
 
 
 def test_a_file_that_is_short_or_not_there_tells_nothing() -> None:

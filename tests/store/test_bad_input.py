@@ -29,7 +29,6 @@ from batpak import (
     InvalidKindError,
     InvalidRegionError,
     InvalidRequestError,
-    NewEvent,
     PayloadError,
     Region,
     ReservedKindError,
@@ -486,9 +485,3 @@ def test_files_that_are_not_ours_are_left_alone(tmp_path: Path) -> None:
         assert payloads(store) == [1]
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert stat.S_ISDIR((tmp_path / "folder").stat().st_mode)
-
-
-def test_an_item_must_be_a_new_event_and_its_own_rules_hold(store: Store) -> None:
-    with pytest.raises(InvalidRequestError):
-        NewEvent(ORDER, PLACED, 1, caused_by=0, causation_id=UUID(int=1))
-    assert payloads(store) == []

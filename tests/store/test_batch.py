@@ -179,8 +179,8 @@ def test_p07_exact_limits_pass_and_one_more_is_refused(segment_format: Literal[1
         fits = [b"x" * 48, b"x" * 48]  # two bytes each say that 48 come
         assert len(store.append_batch(new_events(*fits))) == 2
         with pytest.raises(TooLargeError) as caught:
-            store.append_batch(new_events(*fits, b""))
-        assert (caught.value.found, caught.value.limit) == (102, 100)
+            store.append_batch(new_events(b"x" * 48, b"x" * 49))
+        assert (caught.value.found, caught.value.limit) == (101, 100)
         assert store.append(ORDER, PLACED, b"x" * 58).global_sequence == 12
         with pytest.raises(TooLargeError) as caught:
             store.append(ORDER, PLACED, b"x" * 59)
@@ -378,6 +378,7 @@ def test_p06_a_failed_creation_of_the_next_segment_leaves_the_writer_usable(
         assert all_facts(store) == before
         small = store.append(ORDER, PLACED, "small")  # fits where the segment was not full
         assert small.global_sequence == 1
+        assert [record.segment for record in _records(store)] == [1, 1]
         after_small = all_facts(store)
         killed = Store(journal.disk.copy(), config)
         try:
@@ -422,7 +423,7 @@ def test_a_disk_that_is_full_half_way_leaves_nothing_half_there(driven: Journal,
     store.append(ORDER, PLACED, "before", durable=True)
     before = all_facts(store)
     if operation == "pwrite short":
-        driven.files.shorten("pwrite", 100, name="*.fbat")
+        driven.files.shorten("pwrite", 350, name="*.fbat")  # more than the next event takes
         driven.files.fail("pwrite", errno.ENOSPC, name="*.fbat", call=2)
     else:
         driven.files.fail("pwrite", errno.ENOSPC, name="*.fbat")
@@ -435,6 +436,7 @@ def test_a_disk_that_is_full_half_way_leaves_nothing_half_there(driven: Journal,
     assert store.append(ORDER, PLACED, "next", expected_sequence=0).global_sequence == 1
     expected = all_facts(store)
     assert all_facts(driven.kill()) == expected
+    assert driven.store.diagnostics().open_report.quarantined == ()  # the half that was written had been cut
     assert driven.store.verify_chain().intact
 
 

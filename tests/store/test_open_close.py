@@ -220,6 +220,7 @@ def test_close_makes_everything_durable_and_cuts_what_was_preallocated(journal: 
     journal.store.append_batch(new_events(*range(5)))
     expected = all_facts(journal.store)
     journal.store.close()
+    assert journal.store.diagnostics().stats.durable_sequence == 4
     twin = journal.disk.beside()
     size = twin.size("000001.fbat")
     assert size < 4096
