@@ -166,7 +166,7 @@ def test_a_bug_in_the_writers_turn_is_counted_and_a_second_one_ends_it_visibly(
         world.append(1)
     diagnostics = world.store.diagnostics()
     assert diagnostics.state == "failed"
-    assert diagnostics.writer_error == "a bug"
+    assert diagnostics.writer_error == "RuntimeError: a bug"
     assert world.store.get(receipts[0].event_id).payload == world.payload(world._next - 2)  # reads go on
     world.store.close()
     world.reopen()
