@@ -75,6 +75,6 @@ def test_an_item_of_a_batch_is_a_value() -> None:
     with pytest.raises(FrozenInstanceError):
         item.payload = 2  # type: ignore[misc]
     with pytest.raises(TypeError):
-        NewEvent(ORDER, PLACED, 1, "k")  # type: ignore[misc]
+        NewEvent(ORDER, PLACED, 1, "k")  # type: ignore[arg-type, call-arg]
     with pytest.raises(InvalidRequestError):
         NewEvent(ORDER, PLACED, 1, caused_by=0, causation_id=UUID(int=1))
