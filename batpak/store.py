@@ -64,7 +64,8 @@ class Store(Reading):
         self._requests = Requests(config)
         try:
             files.lock()
-            self._system = System(files, config, self._log, driver)
+            self._system = System(files, config, self._log, driver)  # ours before a thread runs: an interrupt may come
+            self._system.open()
             self._catalog = self._system.found.catalog
             self._index = self._system.index_driver
             self._reader = self._system.reader_driver

@@ -64,7 +64,7 @@ class System:
     """The running parts of one store that is open for reading and, if *writable*, for writing."""
 
     def __init__(self, files: Files, config: StoreConfig, log: Log, driver: DriverOf | None = None) -> None:
-        """Open what *files* holds; a failure leaves nothing open but *files* itself."""
+        """Prepare to open what *files* holds; whoever holds this calls `open`, and `stop` if that is cut short."""
         self.files = files
         self.config = config
         self.clock = config.clock
@@ -74,6 +74,12 @@ class System:
         self._finished = False
         self._failure: Exception | None = None
         self.drivers: tuple[AnyDriver, ...] = ()
+
+    # Opening -----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Recover, build the actors, start them."""
+        files, config = self.files, self.config
         phases = Phases(self.clock)
         _settle_last_segment(files)
         phases.end("settle")
@@ -84,17 +90,11 @@ class System:
         phases.end("scan")
         copies = mend(files, self.found, opened.scan)
         phases.end("mend")
-        try:
-            self._build(opened)
-            self._start()
-            phases.end("start")
-            self.report = self._report(opened, phases, copies)
-            self._tidy(opened)
-        except BaseException:
-            self.stop()
-            raise
-
-    # Opening -----------------------------------------------------------------------------------------------------
+        self._build(opened)
+        self._start()
+        phases.end("start")
+        self.report = self._report(opened, phases, copies)
+        self._tidy(opened)
 
     def _build(self, opened: Opened) -> None:
         """Make the actors and what they share."""
