@@ -22,7 +22,7 @@ from batpak.testing.clock import HandClock
 from batpak.testing.memory import MemoryFiles
 from tests.directories import EVERYTHING, Content, content, directory, looked_at, segments, shown
 
-ORDER, PLACED = Coordinate("order:1", "shop"), EventKind(0x1, 0x001)
+ORDER, OTHER, PLACED = Coordinate("order:1", "shop"), Coordinate("order:2", "shop"), EventKind(0x1, 0x001)
 OPEN, CLOSE = 0x0008, 0x0009
 
 
@@ -172,3 +172,68 @@ def test_a_segment_of_ours_that_is_missing_in_front_of_one_of_the_original_is_no
     for name in segments(ours):
         with pytest.raises(CorruptStoreError):
             opened({key: data for key, data in held.items() if key != name})
+
+
+def killed(count: int) -> Content:
+    """A journal of format 1 with one segment that a kill left open; nothing of it is known to be durable."""
+    files = MemoryFiles()
+    store = opened(files)
+    for number in range(count):
+        store.append(ORDER if number % 2 else OTHER, PLACED, number)
+    held = content(files)
+    store.close()
+    return {name: data for name, data in held.items() if name != watermark.NAME}
+
+
+def test_what_a_kill_left_open_before_the_original_came_is_sealed() -> None:
+    held = session(killed(6), 2)
+    files = directory(held)
+    with opened(files) as store:
+        assert len(shown(store)) == 10
+        assert store.verify_chain().intact
+    after = content(files)
+    assert after["000001.fbat"].startswith(held["000001.fbat"])
+    assert after["000001.fbat"][-4:] == b"SDX3"
+
+
+@pytest.mark.parametrize("cut", [1, 100, 500])
+def test_a_torn_end_of_ours_that_the_original_found_is_passed_over_as_its_own(cut: int) -> None:
+    left = killed(6)
+    held = session(left, 2) | {"000001.fbat": left["000001.fbat"] + left["000001.fbat"][200 : 200 + cut]}
+    files = directory(held)
+    for _ in range(2):
+        with opened(files) as store:
+            assert len(shown(store)) == 10
+            assert store.verify_chain().intact
+            assert [note for note in store.diagnostics().open_report.notes if f"{cut} torn bytes" in note]
+        assert content(files)["000001.fbat"] == held["000001.fbat"]
+
+
+def test_an_event_of_ours_that_is_missed_behind_its_torn_end_refuses() -> None:
+    held = session(killed(6), 2)
+    for lost in (1, 3, 100):
+        with pytest.raises(CorruptStoreError, match="whose predecessor is not there"):
+            opened(held | {"000001.fbat": held["000001.fbat"][:-lost]})
+
+
+def test_an_event_of_ours_that_was_durable_is_missed_behind_the_originals_segment() -> None:
+    files = MemoryFiles()
+    with opened(files) as store:
+        store.append(ORDER, PLACED, 0)
+        for number in range(4):
+            store.append(OTHER, PLACED, number, durable=True)
+        left = content(files)
+    held = session(left, 2)
+    with opened(held) as store:
+        assert len(shown(store)) == 9
+    with pytest.raises(CorruptStoreError, match="durable"):
+        opened(held | {"000001.fbat": held["000001.fbat"][:-1]})
+
+
+def test_zeros_that_a_power_cut_left_are_cut_for_the_original() -> None:
+    held = killed(3)
+    files = directory(held | {"000001.fbat": held["000001.fbat"] + bytes(3000)})
+    with opened(files) as store:
+        assert len(shown(store)) == 3
+        assert content(files)["000001.fbat"] == held["000001.fbat"]
+        assert not store.diagnostics().open_report.quarantined

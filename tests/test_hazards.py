@@ -7,11 +7,10 @@ tested in `test_golden`), H7 (retention drops the newest event of a chain), H8 (
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from contextlib import closing
-from dataclasses import replace
-from pathlib import Path
 from uuid import UUID
 
 import msgpack
@@ -28,64 +27,20 @@ from batpak import (
     StoreConfig,
     UnsupportedFormatError,
 )
-from batpak.reading import Reading
 from batpak.storage import format1, original_footer
-from batpak.storage.frame import FRAME, NO_HASH, Frame
+from batpak.storage.frame import FRAME, Frame
 from batpak.storage.segment import header_bytes
 from batpak.testing.memory import MemoryFiles
-from tests.directories import EVERYTHING, Content, content, directory, load, looked_at, opened, segments, shown
-from tests.golden.walker import GOLDEN, expected, raw_frames
+from tests import test_hazards_numbers
+from tests.directories import EVERYTHING, content, directory, looked_at, opened, segments, shown
+from tests.golden.by_hand import COMMIT, HEADER, an_event, begin, framed, golden, ids
+from tests.golden.walker import GOLDEN, expected
 
 RUST = GOLDEN / "rust"
 TORN = RUST / "0.10.0" / "torn"
 WHOLE = (TORN / "whole" / "store" / "000001.fbat").read_bytes()
 ORDER, PLACED = Coordinate("order:1", "shop"), EventKind(0x1, 0x001)
 OPENING = 0x0008
-HEADER = bytes.fromhex(
-    "464241540000003184a776657273696f6e01a5666c61677300aa637265617465645f6e73cf17979cfe362a0000aa7365676d656e745f696401"
-)
-
-
-def an_event(number: int, **changes: object) -> Frame:
-    """Return an event as the original writes it: without a global sequence."""
-    payload = msgpack.packb({"n": number})
-    frame = Frame(
-        event_id=number.to_bytes(16, "big"),
-        global_sequence=None,
-        remaining=0,
-        kind=0x1000,
-        entity=f"acct:{number}",
-        scope="bank",
-        sequence=0,
-        timestamp_us=1_700_000_000_000_000,
-        wall_ms=1_700_000_000_000,
-        prev_hash=NO_HASH,
-        correlation_id=None,
-        causation_id=None,
-        flags=0,
-        is_key=False,
-        payload_version=0,
-        payload=payload,
-        event_hash=format1.event_hash(payload),
-    )
-    return replace(frame, **changes)  # type: ignore[arg-type]
-
-
-def framed(*frames: Frame) -> bytes:
-    """Return frames of format 1, one behind another."""
-    bodies = [format1.encode_body(frame) for frame in frames]
-    return b"".join(FRAME.pack(len(body), zlib.crc32(body)) + body for body in bodies)
-
-
-def begin(count: int) -> Frame:
-    return format1.begin_marker(0, count, 1_700_000_000_000_000)
-
-
-COMMIT = format1.commit_marker(0, 1_700_000_000_000_000)
-
-
-def ids(store: Reading) -> list[int]:
-    return [event.event_id.int for event in store.read(EVERYTHING)]
 
 
 def seen(*parts: bytes) -> list[int]:
@@ -93,10 +48,6 @@ def seen(*parts: bytes) -> list[int]:
     held = {f"{number:06}.fbat": HEADER + part for number, part in enumerate(parts, 1)}
     with looked_at(held) as store:
         return ids(store)
-
-
-def golden(name: str) -> Content:
-    return load(RUST / name / "store")
 
 
 @pytest.mark.parametrize("cut", [7011, 7277, 6200, 5000])
@@ -227,27 +178,6 @@ def test_h03_an_impossible_count_refuses(count: int) -> None:
         seen(framed(begin(count)))
 
 
-def test_h04_a_snapshot_from_before_a_compaction_gives_no_wrong_numbers() -> None:
-    """The list of numbers that was true before lies beside what a retention left; no newer one is there."""
-    before, after = golden("0.10.0/compacted-retention/before"), golden("0.10.0/compacted-retention/after")
-    told = {e["event_id"]: e["global_sequence"] for e in expected(RUST / "0.10.0/compacted-retention/before")["events"]}
-    held = {name: data for name, data in after.items() if name != "index.fbati"}
-    held["index.fbati"] = before["index.fbati"]
-    with looked_at(held) as store:
-        numbers = {event.event_id.hex: event.global_sequence for event in store.read(EVERYTHING)}
-    with looked_at({name: data for name, data in held.items() if name != "index.fbati"}) as store:
-        counted = {event.event_id.hex: event.global_sequence for event in store.read(EVERYTHING)}
-    assert numbers.keys() == counted.keys()
-    survivors = numbers.keys() & told.keys()
-    assert survivors
-    for (
-        event_id
-    ) in survivors:  # the number it was first given, or a new one where it stands elsewhere now: never another's
-        assert numbers[event_id] in {told[event_id], *range(max(told.values()) + 1, max(told.values()) + 100)} or (
-            numbers[event_id] == counted[event_id]
-        )
-
-
 def test_h06_extensions_are_there_whichever_way_a_store_is_opened() -> None:
     held = golden("0.10.0/options")
     wanted = [event.get("extensions", {}) for event in expected(RUST / "0.10.0" / "options")["events"]]
@@ -285,20 +215,6 @@ def test_h11_a_name_that_is_not_canonical_refuses(name: str) -> None:
 def test_h11_other_names_are_passed_over(name: str) -> None:
     with looked_at({name: b"junk", "000001.fbat": WHOLE}) as store:
         assert len(ids(store)) == 12
-
-
-@pytest.mark.parametrize("name", ["0.8.0/rotated", "0.3.0/rotated", "0.2.0/rotated"])
-def test_h12_rows_without_a_checksum_say_where_frames_end_and_nothing_else(name: str) -> None:
-    held = {key: data for key, data in golden(name).items() if key not in {"index.fbati", "index.ckpt"}}
-    told = expected(RUST / name)["events"]
-    for segment in segments(held):  # the sequences in the rows are lies now; nobody believes them
-        data = bytearray(held[segment])
-        frames = list(raw_frames(RUST / name / "store" / segment))
-        data[frames[-1].end + 60 : -16] = b"\xee" * (len(data) - frames[-1].end - 76)
-        held[segment] = bytes(data)
-    with looked_at(held) as store:
-        found = [(event.event_id.hex, event.global_sequence) for event in store.read(EVERYTHING)]
-    assert found == [(event["event_id"], event["global_sequence"]) for event in told]
 
 
 def test_h13_keys_are_known_without_the_file_of_keys() -> None:
@@ -355,74 +271,6 @@ def test_h19_the_search_behind_damage_is_bounded() -> None:
 def test_h20_keys_of_the_original_that_are_still_there_take_no_memory() -> None:
     with opened(golden("0.10.0/compacted-retention/after")) as store:
         assert len(store._system.found.evicted) == 2
-
-
-def closed(frames: list[Frame], sequences: list[int]) -> bytes:
-    """Return a segment with a footer that gives its events those global sequences."""
-    rows, data = [], HEADER
-    for frame, sequence in zip(frames, sequences, strict=True):
-        part = framed(frame)
-        place = (len(data), len(part), sequence)
-        rows.append(
-            original_footer.FooterRow(
-                frame.event_id,
-                frame.entity,
-                frame.scope,
-                frame.kind,
-                frame.wall_ms,
-                frame.sequence,
-                frame.lane,
-                frame.depth,
-                frame.prev_hash,
-                frame.event_hash,
-                *place,
-            )
-        )
-        data += part
-    return data + original_footer.encode_footer(rows, len(data))
-
-
-@pytest.mark.parametrize("runs", [False, True])
-def test_h21_repeated_and_reordered_sequences_are_read_in_one_order_and_written_on_to(
-    runs: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if runs:
-        monkeypatch.setattr("batpak.actors.index.CLOSE_EVENTS", 1)
-    held = {
-        "000001.fbat": closed([an_event(number) for number in (1, 2, 3, 4)], [0, 1, 2, 7]),
-        "000002.fbat": closed([an_event(number) for number in (5, 6, 7)], [1, 2, 3]),
-    }
-    wanted = [(1, 0), (2, 1), (5, 1), (3, 2), (6, 2), (7, 3), (4, 7)]
-    files = directory(held)
-    for life in range(4):
-        with opened(files) as store:
-            assert store.diagnostics().open_report.path == ("runs" if runs and life else "rebuild")
-            events = list(store.read(EVERYTHING))
-            assert [(event.event_id.int, event.global_sequence) for event in events][:7] == wanted
-            entries = [event.entry for event in events]
-            for limit in range(1, len(events)):
-                page = store.query(EVERYTHING, limit=limit)
-                assert page == entries[: len(page)]
-                assert page + store.query(EVERYTHING, after=page[-1].global_sequence) == entries
-            assert [each.global_sequence for each in store.append_batch(batch(2))] == [8 + 2 * life, 9 + 2 * life]
-            assert store.verify_chain().intact
-
-
-def batch(count: int) -> list[NewEvent]:
-    return [NewEvent(ORDER, PLACED, number) for number in range(count)]
-
-
-def test_h21_numbers_that_a_retention_moved_are_those_of_the_original() -> None:
-    told = expected(RUST / "0.10.0" / "renumbered")
-    held = golden("0.10.0/renumbered")
-    del held["index.fbati"]
-    moved = {e["event_id"]: e["global_sequence"][1] for e in told["rebuild_without_snapshot"]["differences"]}
-    files = directory(held)
-    for _ in range(2):
-        with opened(files) as store:
-            numbers = {event.event_id.hex: event.global_sequence for event in store.read(EVERYTHING)}
-            assert numbers.items() >= moved.items()
-            assert store.append(ORDER, PLACED, {}).global_sequence == max(numbers.values()) + 1
 
 
 def test_h22_an_entity_and_a_sequence_do_not_name_one_event() -> None:
@@ -485,10 +333,10 @@ def test_names_that_cannot_be_asked_for_refuse(entity: str) -> None:
 
 
 def test_every_hazard_has_its_test_or_is_named_as_left_out() -> None:
-    names = {name[:8] for name in globals() if name.startswith("test_h")}
+    everywhere = {*globals(), *vars(test_hazards_numbers)}
+    names = {name[:8] for name in everywhere if re.match(r"test_h\d\d_", name)}
     tested = {int(name[6:8]) for name in names}
     left_out = {5, 7, 8, 9, 16}
     assert tested | left_out == set(range(1, 24))
     assert not tested & left_out
     assert all(f"H{number}" in (__doc__ or "") for number in left_out)
-    assert Path(__file__).stem == "test_hazards"

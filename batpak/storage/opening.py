@@ -49,7 +49,8 @@ def open_parts(files: Files, found: Survey, *, writable: bool) -> Opened:
     start = _start_behind(runs, state)
     found.ledger.highest = state.next_sequence - 1
     if _scans_the_original(found, start):
-        found.notes += found.ledger.numbers.load()
+        for text in found.ledger.numbers.load():
+            found.note(text)
     scan = Scan(files, found, start, state.last_hash if runs else None, writable=writable)
     opened = Opened(list(runs), Tail(state.next_sequence), 0, state, scan, leftovers)
     _fill(files, found, opened, spill=writable)

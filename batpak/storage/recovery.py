@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batpak.errors import CorruptStoreError
-from batpak.storage import watermark
+from batpak.storage import format2, watermark
 from batpak.storage.chains import Chains
 from batpak.storage.frame import FRAME
 from batpak.storage.original_footer import SDX3, find_boundary
@@ -67,6 +67,7 @@ class Scan:
         metas = found.catalog.metas()
         self._metas = [meta for meta in metas if meta.segment >= start.segment]
         self._begins_with_ours = bool(metas) and metas[0].ours
+        self._mixed = not all(meta.ours for meta in metas)
         self.torn: Torn | None = None
         self.unsealed: list[tuple[SegmentMeta, int]] = []
         self.end = start.offset
@@ -119,7 +120,7 @@ class Scan:
         frame, meta = found.frame, self._survey.catalog.meta(found.segment)
         if meta.ours and frame.global_sequence != self.next_sequence:
             raise self._corrupt(meta, found.offset, f"event {frame.global_sequence}", f"event {self.next_sequence}")
-        if not (meta.ours and self._begins_with_ours) and not self._chains.follows(frame):
+        if self._mixed and not self._chains.follows(frame):
             raise self._corrupt(
                 meta,
                 found.offset,
@@ -144,19 +145,29 @@ class Scan:
         ledger.highest = max(ledger.highest, self.next_sequence - 1)
 
     def _judge_ours(self, file: ReadFile, meta: SegmentMeta, walk: Walk, trusted: int | None) -> None:
-        """Judge the end of a segment of ours: whole, perhaps to be sealed, or the last and perhaps torn."""
-        if meta is not self._metas[-1]:
-            if self._batches.open:
-                raise self._corrupt(meta, self.end, "a batch that does not end", "whole batches in each segment")
-            if trusted is None:
-                self.unsealed.append((meta, self.end))
+        """Judge the end of a segment of ours: sealed, whole and to be sealed, or the last and perhaps torn."""
+        following = next((each for each in self._metas if each.segment > meta.segment), None)
+        if self._batches.open and (trusted is not None or (following is not None and following.ours)):
+            raise self._corrupt(meta, self.end, "a batch that does not end", "whole batches in each segment")
+        if trusted is not None:
             return
         durable = self._survey.durable
         bound = durable.offset if durable is not None and durable.segment == meta.segment else 0
-        if trusted is not None or (bound <= self.end and self._ends_for_a_reader(file)):
+        if following is None:
+            self._judge_last(file, meta, walk, bound)
+        elif bound > self.end:
+            raise self._corrupt(meta, walk.end, walk.why, f"frames up to the durable offset {bound}")
+        elif following.ours or (walk.end == meta.size and not self._batches.open):
+            self.unsealed.append((meta, self.end))  # whole: the next one of ours begins with the event after it
+        else:
+            self._judge_the_originals(file, meta, walk)  # it has been here since and left what it found
+
+    def _judge_last(self, file: ReadFile, meta: SegmentMeta, walk: Walk, bound: int) -> None:
+        """Judge the end of the last segment, where all below *bound* was durable: reserved space, or torn."""
+        if bound <= self.end and self._ends_for_a_reader(file):
             return
         rest = _without_zeros(file, self.end, meta.size)
-        if not rest:
+        if not rest and (meta.version == format2.VERSION or self.end == meta.size):
             return
         for each in behind(file, meta, walk.end + 1, meta.size):
             bound = max(bound, _durable_in(each, meta))
@@ -192,9 +203,7 @@ class Scan:
             self.torn = Torn(meta.segment, self.end, _without_zeros(file, self.end, meta.size))
         elif walk.end < meta.size:
             self._chains.torn = meta.name
-            self._survey.notes.append(
-                f"{meta.name}: {meta.size - walk.end} torn bytes at offset {walk.end} were passed over"
-            )
+            self._survey.note(f"{meta.name}: {meta.size - walk.end} torn bytes at offset {walk.end} were passed over")
 
     def _has_grown(self, file: ReadFile, meta: SegmentMeta, walk: Walk) -> bool:
         """Whether a frame stands where none was: what stands behind it was seen before all in front of it was."""

@@ -59,6 +59,11 @@ class Survey:
     stub: Stub | None = None
     notes: list[str] = field(default_factory=list)
 
+    def note(self, text: str) -> None:
+        """Note what was found and passed over, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
 
 def survey(files: Files, new_store_id: Callable[[], bytes]) -> Survey:
     """Read headers, footers and small files; a store that has no id yet gets one from *new_store_id*."""
@@ -165,16 +170,16 @@ def _believe(found: Survey, slots: list[DurablePosition]) -> None:
     metas = {meta.segment: meta for meta in found.catalog.metas()}
     ours = [durable for durable in slots if durable.store_id == found.catalog.store_id]
     if slots and not ours:
-        found.notes.append("the durable position of another store was passed over")
+        found.note("the durable position of another store was passed over")
     for durable in ours:
         meta = metas.get(durable.segment)
         if meta is None and durable.segment and durable.sequence:
             if not _was_compacted(found.catalog.metas(), durable.segment):
                 raise _missing(durable)
-            found.notes.append(f"segment {durable.segment}, which was durable, went into a compaction of the original")
+            found.note(f"segment {durable.segment}, which was durable, went into a compaction of the original")
             continue
         if meta is not None and meta.identity != durable.identity:
-            found.notes.append(f"the durable position speaks of another segment {durable.segment}")
+            found.note(f"the durable position speaks of another segment {durable.segment}")
             continue
         if meta is not None and meta.size < durable.offset:
             raise _short(meta, durable)

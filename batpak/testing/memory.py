@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import NamedTuple, Self, TypeAlias
 from weakref import ReferenceType, WeakSet, ref
 
@@ -42,49 +43,61 @@ class Operation(NamedTuple):
 class _Inode:
     """One file's content, seen and durable, and the range in which they may differ."""
 
-    __slots__ = ("_dirty_from", "_dirty_to", "durable", "number", "visible")
+    # A write and a sync may meet in two threads; a signal handler may meet its own.
+    __slots__ = ("_dirty_from", "_dirty_to", "_lock", "durable", "number", "visible")
 
     def __init__(self, number: int, visible: bytes = b"", durable: bytes = b"") -> None:
         self.number = number
         self.visible = bytearray(visible)
         self.durable = bytearray(durable)
         self._dirty_from = self._dirty_to = 0
+        self._lock = RLock()
 
     def copy(self) -> _Inode:
-        twin = _Inode(self.number, bytes(self.visible), bytes(self.durable))
-        twin._dirty_from, twin._dirty_to = self._dirty_from, self._dirty_to
-        return twin
+        with self._lock:
+            twin = _Inode(self.number, bytes(self.visible), bytes(self.durable))
+            twin._dirty_from, twin._dirty_to = self._dirty_from, self._dirty_to
+            return twin
 
     def write(self, data: bytes, offset: int) -> None:
         if not data:
             return  # as the system has it: an empty write behind the end does not lengthen the file
-        self.resize(max(len(self.visible), offset + len(data)))
-        self._mark_dirty(offset, offset + len(data))
-        self.visible[offset : offset + len(data)] = data
+        with self._lock:
+            self.lengthen(offset + len(data))
+            self._mark_dirty(offset, offset + len(data))
+            self.visible[offset : offset + len(data)] = data
 
     def resize(self, size: int) -> None:
-        before = len(self.visible)
-        self._mark_dirty(min(before, size), max(before, size))
-        del self.visible[size:]
-        self.visible.extend(bytes(size - len(self.visible)))
+        with self._lock:
+            before = len(self.visible)
+            self._mark_dirty(min(before, size), max(before, size))
+            del self.visible[size:]
+            self.visible.extend(bytes(size - len(self.visible)))
+
+    def lengthen(self, size: int) -> None:
+        with self._lock:
+            self.resize(max(len(self.visible), size))
 
     def make_durable(self) -> None:
-        size, dirty = len(self.visible), slice(self._dirty_from, self._dirty_to)
-        del self.durable[size:]
-        self.durable.extend(bytes(size - len(self.durable)))
-        self.durable[dirty] = self.visible[dirty]
-        self.mark_clean()
+        with self._lock:
+            size, dirty = len(self.visible), slice(self._dirty_from, self._dirty_to)
+            del self.durable[size:]
+            self.durable.extend(bytes(size - len(self.durable)))
+            self.durable[dirty] = self.visible[dirty]
+            self.mark_clean()
 
     def drop_cache(self) -> None:
         """Show the disk's content where nothing waits to be written; the length is no page and stays."""
-        size, dirty = len(self.visible), slice(self._dirty_from, self._dirty_to)
-        kept = self.visible[dirty]
-        self.visible[:] = self.durable[:size].ljust(size, b"\0")
-        self.visible[dirty] = kept
+        with self._lock:
+            size, dirty = len(self.visible), slice(self._dirty_from, self._dirty_to)
+            kept = self.visible[dirty]
+            self.visible[:] = self.durable[:size].ljust(size, b"\0")
+            self.visible[dirty] = kept
 
     def mark_clean(self) -> None:
         """Forget what waits to be written, done or not."""
-        self._dirty_from = self._dirty_to = 0
+        with self._lock:
+            self._dirty_from = self._dirty_to = 0
 
     def _mark_dirty(self, start: int, stop: int) -> None:
         if start < stop:
@@ -206,7 +219,7 @@ class MemoryWriteFile(MemoryReadFile):
         if not self._disk.allocates:
             return False
         self._disk.journal.append(Operation("allocate", inode=content.number, offset=offset, size=length))
-        content.resize(max(len(content.visible), offset + length))
+        content.lengthen(offset + length)
         return True
 
 
