@@ -6,7 +6,6 @@ import errno
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
@@ -19,7 +18,7 @@ from batpak.actors.decision import Decision
 from batpak.actors.driver import Driver
 from batpak.config import RestartPolicy
 from batpak.errors import StorageError
-from tests.interrupts.strike import Struck, StruckExit, interrupt
+from tests.interrupts.strike import Struck, StruckExit, interrupt, strike
 from tests.interrupts.world import PATIENCE_SECONDS, World, until
 
 ACTORS = ["writer", "index", "reader"]
@@ -264,18 +263,13 @@ def test_a_bug_in_idle_work_ends_the_index_visibly_and_not_the_reads(
 
 def test_a_thread_that_was_interrupted_while_it_was_looked_at_is_not_started_twice(world: World) -> None:
     """`Thread.is_alive` and `Thread.join` take a living thread for dead once they have been interrupted."""
-    actors_driver = driver_of(world, "writer")
+    actors_driver, thread = driver_of(world, "writer"), thread_of(world, "writer")
     before = {each.ident for each in threading.enumerate()}
-    for _ in range(200):
-        with suppress(Struck):
-            interrupt(threading.get_ident(), Struck)
-            thread_of(world, "writer").is_alive()
-        with suppress(Struck):
-            interrupt(threading.get_ident(), Struck)
-            thread_of(world, "writer").join(0.0001)
-        with suppress(Struck):
-            interrupt(threading.get_ident(), Struck)
-            actors_driver.report()
+    for at in range(1, 60):
+        strike(thread.is_alive, at)
+        strike(lambda: thread.join(0.0001), at)
+        strike(actors_driver.report, at)
+    assert not thread.is_alive()
     actors_driver._backstop()
     assert actors_driver.report().alive
     assert {each.ident for each in threading.enumerate()} <= before

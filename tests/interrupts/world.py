@@ -157,7 +157,8 @@ class World:
             entries = [each.entry for each in live]
             assert store.query(EVERYTHING) == entries
             assert store.by_scope("shop") == store.by_fact(PLACED) == store.query(IN_ORDERS) == entries
-            assert store.stream(ORDER.entity) == [each for each in entries if each.coordinate == ORDER]
+            for coordinate in {each.coordinate for each in entries}:
+                assert store.stream(coordinate.entity) == [each for each in entries if each.coordinate == coordinate]
             assert store.latest(ORDER.entity) == reader.latest(ORDER.entity)
 
     def _check_end(self) -> None:
