@@ -492,7 +492,14 @@ def lines() -> Iterator[list[dict[str, Any]]]:
     structlog.reset_defaults()
 
 
-@pytest.mark.parametrize("config", [StoreConfig(driver="assisted"), StoreConfig(driver="threaded")])
+@pytest.mark.parametrize(
+    "config",
+    [
+        StoreConfig(driver="assisted", slow_command_seconds=3600),
+        StoreConfig(driver="threaded", slow_command_seconds=3600),
+    ],
+    ids=["assisted", "threaded"],
+)
 async def test_each_item_of_a_flight_is_logged_in_the_context_of_who_asked(
     lines: list[dict[str, Any]], facade: AsyncStore, store: Store
 ) -> None:

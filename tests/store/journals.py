@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 from uuid import UUID
 
+import pytest
+
 from batpak import BatpakError, Coordinate, EventKind, NewEvent, Receipt, Region, Store, StoreConfig, StoredEvent
 from batpak.testing.clock import HandClock
 from batpak.testing.faulty import FaultyFiles
@@ -25,6 +27,8 @@ EVERYTHING = Region(include_system=True)
 PATIENCE_SECONDS = 20.0
 LONG = bool(os.environ.get("BATPAK_LONG"))
 """Whether to run what takes minutes in full."""
+patient = pytest.mark.timeout(7200 if LONG else 120)
+"""For tests that take minutes then."""
 
 Facts: TypeAlias = tuple[object, ...]
 Loose: TypeAlias = Any

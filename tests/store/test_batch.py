@@ -227,6 +227,7 @@ def test_p01_a_batch_is_seen_whole_or_not_at_all_between_any_two_lines_of_its_ap
         assert looks > 150
 
 
+@pytest.mark.slow
 def test_p01_readers_in_a_tight_loop_never_see_part_of_a_batch() -> None:
     batches, size = 10_000, 5
     with Journal(StoreConfig(segment_bytes=256 * 1024, sync_every_events=100_000)) as journal:

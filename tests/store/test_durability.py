@@ -455,3 +455,41 @@ def test_files_that_lie_about_syncs_are_not_found_out_but_not_believed_after_a_c
         return  # a typed refusal is an answer too: the position says that more was durable
     assert payloads(opened) == [0]
     opened.close()
+
+
+def test_an_index_that_cannot_be_written_costs_nothing_and_is_tried_again(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batpak.actors.index.RUN_EVENTS", 10)
+    monkeypatch.setattr("batpak.actors.index.RETRY_SECONDS", 0.01)
+    with Journal(StoreConfig(driver=driver)) as journal:
+        store = journal.store
+        journal.files.fail("create", errno.ENOSPC, name="index/*", repeat=True)
+        for number in range(100):
+            assert store.append(ORDER, PLACED, number, idempotency_key=str(number)).global_sequence == number
+        assert payloads(store) == list(range(100))
+        assert store.append(ORDER, PLACED, 7, idempotency_key="7").duplicate
+        assert journal.disk.list("index") == []
+        assert store.diagnostics().state == "ok"
+        journal.files.heal()
+        until(lambda: bool(journal.disk.list("index")), "runs")
+        assert payloads(journal.kill()) == list(range(100))
+
+
+def test_files_in_memory_bear_a_write_beside_a_sync() -> None:
+    files = MemoryFiles()
+    file = files.create("000001.fbat")
+    done: list[bool] = []
+
+    def keep_syncing() -> None:
+        while not done:
+            file.sync_data()
+
+    syncing = Task(keep_syncing)
+    for number in range(20_000):
+        file.pwrite(number.to_bytes(4, "big"), 4 * number)
+    done.append(True)
+    syncing.outcome()
+    file.sync()
+    file.drop_cache()
+    assert file.pread(80_000, 0) == b"".join(number.to_bytes(4, "big") for number in range(20_000))

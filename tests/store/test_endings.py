@@ -14,7 +14,7 @@ import pytest
 from batpak import ReentrantCallError, Region, Store, StoreClosedError, StoreConfig
 from batpak.storage.pool import SegmentPool
 from tests.interrupts.strike import Tracer
-from tests.store.journals import LONG, ORDER, PLACED, Journal, Loose, new_events, payloads
+from tests.store.journals import LONG, ORDER, PLACED, Journal, Loose, new_events, patient, payloads
 from tests.store.processes import run_python, start_python, tell, told
 
 PREAMBLE = """
@@ -48,6 +48,7 @@ while True:
 )
 
 
+@patient
 def test_a_killed_process_loses_nothing_that_has_a_receipt(tmp_path: Path) -> None:
     random = Random(5)
     written = 0
@@ -180,6 +181,7 @@ assert store.diagnostics().state == "closed"
 )
 
 
+@patient
 def test_a_handler_that_closes_the_store_while_it_is_at_work(tmp_path: Path) -> None:
     random = Random(3)
     for life in range(120 if LONG else 6):
@@ -231,6 +233,7 @@ class Handled:
 STEP = 1 if LONG else 61
 
 
+@patient
 @pytest.mark.parametrize("what", ["append", "batch", "durable", "sync", "get", "read", "close"])
 def test_a_handler_may_close_in_the_middle_of_any_call(what: str) -> None:
     position, handled = 1, True
@@ -267,6 +270,7 @@ def test_a_handler_may_close_in_the_middle_of_any_call(what: str) -> None:
     assert position > 3 * STEP
 
 
+@patient
 @pytest.mark.parametrize("inner", ["append", "batch", "durable", "sync", "get", "stats", "query"])
 @pytest.mark.parametrize("outer", ["append", "durable", "get"])
 def test_a_handler_that_calls_back_is_served_or_refused_by_name_and_nothing_hangs(outer: str, inner: str) -> None:

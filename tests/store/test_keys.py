@@ -28,6 +28,7 @@ from tests.store.journals import (
     PLACED,
     Journal,
     all_facts,
+    patient,
     payloads,
     race,
     receipt_facts,
@@ -134,6 +135,7 @@ def test_p10_a_race_with_one_key_is_written_once(driven: Journal) -> None:
     assert payloads(store) == [str(number) for number in range(15)]
 
 
+@patient
 def test_thousands_of_keys_from_many_threads_at_once_are_each_there_once(driven: Journal) -> None:
     store, count = driven.store, (5_000 if LONG else 600)
 

@@ -37,6 +37,7 @@ from tests.store.journals import (
     all_facts,
     close_anyhow,
     new_events,
+    patient,
     payloads,
     race,
     until,
@@ -125,6 +126,7 @@ def test_p09_the_checker_accepts_what_overlaps() -> None:
     )
 
 
+@patient
 @pytest.mark.parametrize("segment_format", [2, 1], indirect=True)
 def test_p09_histories_of_concurrent_appends_and_reads_are_linear(
     driver: Driver, segment_format: Literal[1, 2]

@@ -23,6 +23,7 @@ from tests.store.journals import (
     all_facts,
     close_anyhow,
     new_events,
+    patient,
     payloads,
 )
 
@@ -203,6 +204,7 @@ def test_p57_a_run_of_a_future_version_refuses_or_is_rebuilt_but_never_answers_w
         assert caught.value.file == name
 
 
+@patient
 def test_one_flipped_bit_anywhere_is_a_typed_error_or_the_right_answer(
     config: StoreConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +279,8 @@ def test_random_ends_of_many_lives_lose_nothing_that_was_promised(config: StoreC
         assert len(model) > 60
 
 
+@patient
+@pytest.mark.slow
 def test_thousands_of_lives_leave_few_files_and_quick_opens(tmp_path: Path) -> None:
     lives = 10_000 if LONG else 600
     slowest: list[float] = []
