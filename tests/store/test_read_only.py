@@ -199,7 +199,7 @@ def test_a_refresh_costs_what_came(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             store.append_batch(new_events(*["x" * 500] * 1000))
             read.clear()
             assert reader.refresh() == 2999
-            assert 550_000 < sum(read) < 1_300_000
+            assert 550_000 < sum(read) < 1_700_000  # a last block of 1 MiB may reach into reserved space
             for _ in range(3):
                 store.append(ORDER, PLACED, "one more")
                 read.clear()
