@@ -5,6 +5,7 @@ A newcomer's path: ``examples/quickstart.py``, ``docs/architecture.md``, ``actor
 
 ``batpak``          values, `Store` and `ReadOnlyStore`: this module's names
 ``batpak.aio``      `AsyncStore`, the same on asyncio and trio
+``batpak.delivery`` subscriptions, cursors, workers, reactors
 ``batpak.actors``   the threads: commands, mailboxes, writer, index, reader
 ``batpak.storage``  the bytes: segments, index files, recovery
 ``batpak.testing``  a clock driven by hand, files in memory, files that fail
@@ -13,6 +14,11 @@ A newcomer's path: ``examples/quickstart.py``, ``docs/architecture.md``, ``actor
 from batpak.clock import Clock, SystemClock
 from batpak.config import RestartPolicy, StoreConfig
 from batpak.coordinate import Coordinate
+from batpak.delivery.course import Continue, OnError, Stop, StopAndRollback, Verdict
+from batpak.delivery.cursor import Cursor, Follower
+from batpak.delivery.reactor import Reactions
+from batpak.delivery.subscription import Subscription
+from batpak.delivery.worker import Worker
 from batpak.errors import (
     ActorFailedError,
     BackpressureError,
@@ -30,6 +36,8 @@ from batpak.errors import (
     InvalidRegionError,
     InvalidRequestError,
     PayloadError,
+    PlaceConflictError,
+    ReactorError,
     ReentrantCallError,
     ReservedKindError,
     SequenceConflictError,
@@ -37,12 +45,14 @@ from batpak.errors import (
     StorageError,
     StoreClosedError,
     StoreLockedError,
+    SubscriptionOverflowError,
     TooLargeError,
     UnsupportedFormatError,
     UnsupportedPlatformError,
+    WaitTimeoutError,
     WriterFailedError,
 )
-from batpak.event import NO_STREAM, EventFlags, IndexEntry, NewEvent, StoredEvent
+from batpak.event import NO_STREAM, EventFlags, IndexEntry, NewEvent, Notification, StoredEvent
 from batpak.ids import operation_key
 from batpak.kind import EventKind
 from batpak.read_only import ReadOnlyStore
@@ -54,7 +64,9 @@ from batpak.reports import (
     AncestryEnd,
     ChainReport,
     Diagnostics,
+    NamedPlace,
     OpenReport,
+    ParkedEvent,
     Quarantined,
     SequenceGap,
     Stats,
@@ -72,13 +84,16 @@ __all__ = [
     "ChainReport",
     "Clock",
     "ConflictError",
+    "Continue",
     "Coordinate",
     "CorruptStoreError",
+    "Cursor",
     "Diagnostics",
     "EncryptedPayloadError",
     "EventFlags",
     "EventKind",
     "EventNotFoundError",
+    "Follower",
     "ForkedStoreError",
     "IdempotencyConflictError",
     "IndexEntry",
@@ -88,11 +103,18 @@ __all__ = [
     "InvalidKindError",
     "InvalidRegionError",
     "InvalidRequestError",
+    "NamedPlace",
     "NewEvent",
+    "Notification",
+    "OnError",
     "OpenReport",
+    "ParkedEvent",
     "PayloadError",
     "Place",
+    "PlaceConflictError",
     "Quarantined",
+    "Reactions",
+    "ReactorError",
     "ReadOnlyStore",
     "Receipt",
     "ReentrantCallError",
@@ -103,16 +125,23 @@ __all__ = [
     "SequenceGap",
     "StalePlaceError",
     "Stats",
+    "Stop",
+    "StopAndRollback",
     "StorageError",
     "Store",
     "StoreClosedError",
     "StoreConfig",
     "StoreLockedError",
     "StoredEvent",
+    "Subscription",
+    "SubscriptionOverflowError",
     "SystemClock",
     "TooLargeError",
     "UnsupportedFormatError",
     "UnsupportedPlatformError",
+    "Verdict",
+    "WaitTimeoutError",
+    "Worker",
     "WriterFailedError",
     "operation_key",
 ]

@@ -13,7 +13,8 @@
     │   └── TooLargeError
     ├── ConflictError                                 the state of the store says no
     │   ├── SequenceConflictError
-    │   └── IdempotencyConflictError
+    │   ├── IdempotencyConflictError
+    │   └── PlaceConflictError                        a named place belongs to something else
     ├── EventNotFoundError (also a LookupError)
     ├── StoreLockedError                   retryable
     ├── StoreClosedError
@@ -28,7 +29,10 @@
     ├── UnsupportedPlatformError
     ├── EncryptedPayloadError
     ├── ReentrantCallError
-    └── StalePlaceError
+    ├── StalePlaceError
+    ├── SubscriptionOverflowError                     a subscriber was too slow
+    ├── ReactorError                                  a reactor failed; its cause says why
+    └── WaitTimeoutError (also a TimeoutError)  retryable
 
 An error that is `retryable` may go away when the same call is made again,
 unchanged and a little later; for every other one something has to change first.
@@ -400,6 +404,59 @@ class StalePlaceError(BatpakError):
         super().__init__(f"found {there}, expected {_place_text(given)}")
         self.given = given
         self.found = found
+
+
+class PlaceConflictError(ConflictError):
+    """A named place is another consumer's: it is held now, or belongs to another region or another store.
+
+    Nothing starts over because of it: `reset_place` and `delete_place` are what starts over.
+    """
+
+    def __init__(self, name: str, found: str, expected: str) -> None:
+        """Give the place's *name*, what was *found* and what was *expected*."""
+        super().__init__(f"place {name!r}: found {found}, expected {expected}")
+        self.name = name
+        self.found = found
+        self.expected = expected
+
+
+class SubscriptionOverflowError(BatpakError):
+    """More events waited for a subscriber than it has room for; it has been ended, and no append waited for it.
+
+    A new subscription begins with what comes from then on; a cursor misses nothing.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """Name the *capacity*, in events."""
+        super().__init__(f"subscription: found more than {capacity} events waiting, expected at most {capacity}")
+        self.capacity = capacity
+
+
+class ReactorError(BatpakError):
+    """A reactor raised, or reacted with what it may not; the cause is the error. The event counts as unhandled."""
+
+    def __init__(self, name: str, event_id: UUID, reason: str) -> None:
+        """Give the reactor's *name*, the event at which it failed and the *reason*: an error's type, or a rule."""
+        super().__init__(f"reactor {name!r} at event {event_id}: {reason}")
+        self.name = name
+        self.event_id = event_id
+        self.reason = reason
+
+
+class WaitTimeoutError(BatpakError, TimeoutError):
+    """A named cursor or worker has not come so far in time; it may still."""
+
+    retryable = True
+
+    def __init__(self, name: str, global_sequence: int, timeout_seconds: float) -> None:
+        """Give the *name*, the *global_sequence* that was waited for, and for how long."""
+        super().__init__(
+            f"place {name!r}: found it before global sequence {global_sequence}, expected it there within "
+            f"{timeout_seconds:g} s"
+        )
+        self.name = name
+        self.global_sequence = global_sequence
+        self.timeout_seconds = timeout_seconds
 
 
 def _place_text(place: Place) -> str:

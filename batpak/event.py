@@ -57,6 +57,18 @@ class IndexEntry:
     payload_version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Notification(IndexEntry):
+    """What a subscription delivers: the facts of an event that can be read by now, without its payload."""
+
+    event_hash: bytes
+
+    @property
+    def place(self) -> Place:
+        """Where the event stands in the journal, for ``after=``."""
+        return Place(self.global_sequence, self.event_hash)
+
+
 class Content(Protocol):
     """The part of an event that lies in its frame; decoded when it is first asked for."""
 

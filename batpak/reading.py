@@ -14,8 +14,10 @@ from uuid import UUID
 
 from batpak.actors.messages import Load, Replace
 from batpak.coordinate import Coordinate
+from batpak.delivery.cursor import Follower
+from batpak.delivery.feed import Feed
 from batpak.errors import CorruptStoreError, EventNotFoundError, InvalidRequestError, StalePlaceError
-from batpak.event import NO_STREAM, EventFlags, IndexEntry, StoredEvent
+from batpak.event import NO_STREAM, EventFlags, IndexEntry, Notification, StoredEvent
 from batpak.graph import causes, effects, walk_ancestors
 from batpak.kind import EventKind
 from batpak.receipt import Place
@@ -25,14 +27,16 @@ from batpak.storage.content import FrameContent
 from batpak.storage.row import HIDDEN
 from batpak.storage.run import Run
 from batpak.storage.run_tables import BadBlockError
-from batpak.storage.view import View
+from batpak.storage.view import BEFORE_ALL, View
 from batpak.verify import verify_chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from batpak.actors.announcer import Announcer
     from batpak.actors.driver import Driver
     from batpak.actors.messages import IndexCommand, ReaderCommand
+    from batpak.clock import Clock
     from batpak.reports import Ancestry, ChainReport
     from batpak.storage.catalog import Catalog
     from batpak.storage.row import Record
@@ -55,10 +59,20 @@ class Reading(ABC):
     _index: Driver[IndexCommand]
     _reader: Driver[ReaderCommand]
     _catalog: Catalog
+    _announcer: Announcer
+    _clock: Clock
 
     @abstractmethod
     def _view(self) -> View:
         """Return what is visible now; raises `StoreClosedError` when nothing is any more."""
+
+    @abstractmethod
+    def _durable_sequence(self) -> int:
+        """Return the highest global sequence that is durable and visible; -1 for none."""
+
+    @abstractmethod
+    def _catch_up(self) -> bool:
+        """Take in what others have written; whether something came."""
 
     @abstractmethod
     def _leave(self) -> None:
@@ -102,7 +116,7 @@ class Reading(ABC):
         (`StalePlaceError`). Events that share a global sequence (only the original made such) come together, so a
         page may be longer than *limit*. *limit* 0 gives nothing.
         """
-        _require("region", region, Region)
+        require("region", region, Region)
         after, limit = self._after(after), _limit(limit)
         return self._ask_view(
             lambda view: [entry_of(record) for record in view.select(region, after, limit, reverse=reverse)]
@@ -125,12 +139,12 @@ class Reading(ABC):
 
     def by_scope(self, scope: str) -> list[IndexEntry]:
         """List the events of one scope."""
-        _require("scope", scope, str)
+        require("scope", scope, str)
         return self.query(Region(scope=scope))
 
     def by_fact(self, kind: EventKind) -> list[IndexEntry]:
         """List the events of one kind."""
-        _require("kind", kind, EventKind)
+        require("kind", kind, EventKind)
         return self.query(Region(kind=kind))
 
     def stream(
@@ -152,6 +166,14 @@ class Reading(ABC):
         return self._events(
             self.selected(self._view(), lambda view: view.stream(entity, after_sequence, limit, reverse=reverse))
         )
+
+    def follow(self, region: Region, *, after: int | Place | None = None, durable: bool = False) -> Follower:
+        """Iterate over the events in *region*, and then over those that come, without gap or duplicate between.
+
+        *after* as for `query`: a page that was sent ``str(event.place)`` goes on behind ``Place.parse`` of it. With
+        *durable* an event comes when it is durable, at the latest ``sync_every_seconds`` after it was written.
+        """
+        return Follower(self._feed(region, after, durable=durable))
 
     # The graph ---------------------------------------------------------------------------------------------------
 
@@ -180,7 +202,7 @@ class Reading(ABC):
         A frame whose checksum is wrong raises `CorruptStoreError`. *progress* is called with events done and events
         there are in all.
         """
-        _require("region", region, Region)
+        require("region", region, Region)
         view = self._view()
         return verify_chain(self, view, region, progress)
 
@@ -190,7 +212,7 @@ class Reading(ABC):
         self, region: Region, after: int | Place | None, limit: int | None, *, reverse: bool
     ) -> Callable[[], Iterator[StoredEvent]]:
         """Check the arguments and take the view, now; what it returns looks at the place and begins to read."""
-        _require("region", region, Region)
+        require("region", region, Region)
         limit = _limit(limit)
         if not isinstance(after, Place):
             after = self._after(after)
@@ -201,6 +223,27 @@ class Reading(ABC):
             return self._events(self.selected(view, lambda view: view.select(region, behind, limit, reverse=reverse)))
 
         return begin
+
+    def _feed(self, region: Region, after: int | Place | None, *, durable: bool) -> Feed:
+        """Check the arguments of `follow`; return what it delivers."""
+        require("region", region, Region)
+        require("durable", durable, bool)
+        self._view()
+        behind = self._after(after)
+        return Feed(self, region, BEFORE_ALL if behind is None else behind, durable=durable)
+
+    def _durable_view(self) -> View:
+        """Return what is visible and durable."""
+        return _cut(self._view(), self._durable_sequence())
+
+    def _notifications(self, records: Sequence[Record]) -> list[Notification]:
+        """Return what subscribers are told of *records*; only hashes that the index has written out cost a read."""
+        bare = [record for record in records if not record.event_hash]
+        hashes = {
+            record.global_sequence: content.event_hash
+            for record, content in zip(bare, self.load_contents(bare) if bare else (), strict=True)
+        }
+        return [notification_of(record, record.event_hash or hashes[record.global_sequence]) for record in records]
 
     def _find(self, event_id: UUID) -> Record:
         """Return the row of an event that a read may show."""
@@ -313,6 +356,26 @@ def entry_of(record: Record) -> IndexEntry:
     )
 
 
+def notification_of(record: Record, event_hash: bytes) -> Notification:
+    """Return what a subscriber is told of a row."""
+    event_id = UUID(bytes=record.event_id)
+    correlation = record.correlation_id
+    causation = record.causation_id
+    return Notification(
+        event_id,
+        Coordinate(record.entity, record.scope),
+        EventKind.from_value(record.kind),
+        record.global_sequence,
+        record.sequence,
+        record.wall_ms,
+        event_id if correlation is None else UUID(bytes=correlation),
+        None if causation is None else UUID(bytes=causation),
+        EventFlags(record.flags),
+        record.payload_version,
+        event_hash,
+    )
+
+
 def damaged_again() -> CorruptStoreError:
     """Return the refusal of an index that one call has rebuilt as often as it may."""
     return CorruptStoreError("index", None, "index files that are damaged again and again", "one rebuild to help")
@@ -336,7 +399,7 @@ def _limit(limit: int | None) -> int | None:
     return None if limit is None else check_count("limit", limit)
 
 
-def _require(name: str, found: object, expected: type) -> None:
+def require(name: str, found: object, expected: type) -> None:
     """Refuse what is of another type: None would mean everything, and a string is meant as a region often enough."""
     if not isinstance(found, expected):
         raise InvalidRequestError(f"{name}: found {type(found).__name__}, expected {expected.__name__}")

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from batpak.event import StoredEvent
+    from batpak.receipt import Place
+    from batpak.region import Region
 
 
 class AncestryEnd(StrEnum):
@@ -140,3 +142,36 @@ class Diagnostics:
     open_report: OpenReport
     actors: tuple[ActorReport, ...]
     writer_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPlace:
+    """How far a named cursor or worker has come, and how far it is behind.
+
+    *place* is that of the last event it handled, None before the first. *lag_events* counts the events of its region
+    behind that, *lag_seconds* is the age of the oldest of them, 0 where there is none. *damage* says why *file* cannot
+    be used; what could not be read is None then.
+    """
+
+    name: str | None
+    region: Region | None
+    place: Place | None
+    lag_events: int
+    lag_seconds: float
+    file: str
+    damage: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedEvent:
+    """An event that a worker has set aside because handling it failed, and goes on failing until somebody decides.
+
+    *error* is the name of the last error's type; *attempts* is how often handling was tried; *retrying* says that
+    `retry_parked` asked for another attempt, which has not been made yet.
+    """
+
+    event_id: UUID
+    global_sequence: int
+    error: str
+    attempts: int
+    retrying: bool

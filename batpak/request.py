@@ -12,6 +12,7 @@ from batpak.actors.messages import Append, AppendBatch
 from batpak.config import StoreConfig
 from batpak.coordinate import Coordinate, check_text
 from batpak.errors import (
+    InvalidCoordinateError,
     InvalidDirectoryError,
     InvalidRequestError,
     ReservedKindError,
@@ -107,6 +108,12 @@ class Requests:
         _check_keys(commands)
         return AppendBatch(commands)
 
+    def system(self, coordinate: Coordinate, kind: EventKind, payload: Payload, cause: StoredEvent) -> Append:
+        """Return the command that appends an event of ours, of a kind that callers may not write."""
+        correlation, causation = cause.correlation_id.bytes, cause.event_id.bytes
+        entity, scope, raw, now_us = coordinate.entity, coordinate.scope, encode_payload(payload), self.now_us()
+        return Append(entity, scope, kind.value, raw, now_us, correlation_id=correlation, causation_id=causation)
+
     def now_us(self) -> int:
         """Read the clock; a time that no id can hold is refused."""
         now_us = self._clock.now_us()
@@ -168,10 +175,30 @@ def cause_ids(cause: StoredEvent | IndexEntry | Receipt, correlation: bytes | No
     raise _wrong("cause", cause, "StoredEvent, IndexEntry or Receipt")
 
 
-def check_wait(found: object) -> None:
+def check_wait(found: object, name: str = "max_wait_seconds") -> None:
     """Refuse what is no time to wait."""
     if found is not None and not (type(found) in {int, float} and isinstance(found, int | float) and found >= 0):
-        raise InvalidRequestError(f"max_wait_seconds: found {_shown(found)}, expected None or seconds from 0")
+        raise InvalidRequestError(f"{name}: found {_shown(found)}, expected None or seconds from 0")
+
+
+def check_timeout(found: object) -> None:
+    """Refuse what is no time to wait for events."""
+    check_wait(found, "timeout_seconds")
+
+
+def check_limit(found: object, name: str = "limit") -> int:
+    """Return *found* if it is a number of events to ask for."""
+    if type(found) is int and found >= 1:
+        return found
+    raise InvalidRequestError(f"{name}: found {_shown(found)}, expected an int from 1")
+
+
+def check_name(found: object) -> str:
+    """Return *found* if it can name a place: the rules are those of an entity."""
+    try:
+        return check_text("name", found)  # type: ignore[arg-type] # that it is text is what is checked
+    except InvalidCoordinateError as error:
+        raise InvalidRequestError(f"name: found {error.found}, expected {error.expected}") from None
 
 
 def check_items(name: str, found: Iterable[T]) -> list[T]:

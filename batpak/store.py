@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from batpak.actors.system import System
 from batpak.config import StoreConfig
+from batpak.delivering import Delivering
+from batpak.delivery.places import PlaceBook
 from batpak.errors import (
     BatpakError,
     CorruptStoreError,
@@ -21,7 +23,8 @@ from batpak.errors import (
 from batpak.event import NO_FLAGS, EventFlags, IndexEntry, NewEvent, StoredEvent
 from batpak.living import OPEN
 from batpak.log import INFO, WARNING, Log
-from batpak.reading import MAX_REBUILDS, Reading, damaged_again
+from batpak.outcome import durable_receipt, last_sequence, made_durable
+from batpak.reading import MAX_REBUILDS, damaged_again
 from batpak.receipt import Receipt
 from batpak.reports import Diagnostics, OpenReport, Stats
 from batpak.request import Requests, cause_ids, check_config, check_durable, check_wait, open_directory
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Store(Reading):
+class Store(Delivering):
     """One journal, open for reading and writing; safe to use from any number of threads.
 
     Use it in a ``with`` block, or call `close`. A store that is still open when the interpreter ends is closed then,
@@ -61,6 +64,7 @@ class Store(Reading):
         self._ended = False
         self._durable_by_default = config.durable
         self._config = config
+        self._clock = config.clock
         self._requests = Requests(config)
         try:
             files.lock()
@@ -71,6 +75,8 @@ class Store(Reading):
             self._reader = self._system.reader_driver
             self._writer = self._system.writer_driver
             self._gate = self._system.gate
+            self._announcer = self._system.index.announcer
+            self._places = PlaceBook(self)
             OPEN.add(self)
             self._closed = None
             self._say_opened()
@@ -147,6 +153,7 @@ class Store(Reading):
             self._keep_stats()
         self._closed = StoreClosedError
         self._close_asked = False
+        self._announcer.tell_all()
         try:
             self._system.close()
             self._keep_stats()
@@ -166,6 +173,7 @@ class Store(Reading):
 
     def _end(self) -> None:
         """Let go of the directory: nothing is left to do."""
+        self._places.close()
         self._system.index.let_go()
         self._files.close()
         OPEN.discard(self)
@@ -269,7 +277,7 @@ class Store(Reading):
         receipts = self._write(command, max_wait_seconds)
         if self._durable_by_default if durable is None else durable:
             self._cover(max(receipt.global_sequence for receipt in receipts) + 1)
-            return [_durable(receipt) for receipt in receipts]
+            return [durable_receipt(receipt) for receipt in receipts]
         return receipts
 
     def sync(self) -> int:
@@ -284,12 +292,29 @@ class Store(Reading):
         wanted = [
             durable and not isinstance(outcome, Exception) for outcome, durable in zip(outcomes, durables, strict=True)
         ]
-        last = max((_last(outcome) for outcome, want in zip(outcomes, wanted, strict=True) if want), default=-1)
+        last = max((last_sequence(outcome) for outcome, want in zip(outcomes, wanted, strict=True) if want), default=-1)
         try:
             self._cover(last + 1)
         except BatpakError as error:
             return [copy(error) if want else outcome for outcome, want in zip(outcomes, wanted, strict=True)]
-        return [_made_durable(outcome) if want else outcome for outcome, want in zip(outcomes, wanted, strict=True)]
+        return [made_durable(outcome) if want else outcome for outcome, want in zip(outcomes, wanted, strict=True)]
+
+    def _append_system(self, coordinate: Coordinate, kind: EventKind, payload: Payload, cause: StoredEvent) -> None:
+        """Append an event of ours, of a kind that callers may not write."""
+        self._write(self._requests.system(coordinate, kind, payload, cause), None)
+
+    def _cover_everything(self) -> None:
+        """Return when everything that has been written is durable."""
+        self._require_open()
+        self._cover(self._system.writer.journal.sequence)
+
+    def _durable_sequence(self) -> int:
+        """Return the highest global sequence that is durable."""
+        return self._gate.durable - 1
+
+    def _catch_up(self) -> bool:
+        """Nothing is written but by this store."""
+        return False
 
     def _cause_ids(self, cause: StoredEvent | IndexEntry | Receipt) -> tuple[UUID, UUID]:
         """Return correlation and causation of a reaction to *cause*; for a receipt the index is asked."""
@@ -322,7 +347,7 @@ class Store(Reading):
             events=view.count(),
             next_global_sequence=self._system.writer.journal.sequence,
             visible_sequence=view.last_sequence(),
-            durable_sequence=self._gate.durable - 1,
+            durable_sequence=self._durable_sequence(),
             segments=len(self._catalog.metas()),
             bytes_on_disk=bytes_on_disk,
         )
@@ -388,7 +413,7 @@ class Store(Reading):
     def _covered(self, receipt: Receipt) -> Receipt:
         """Wait for an fsync that covers *receipt*."""
         self._cover(receipt.global_sequence + 1)
-        return _durable(receipt)
+        return durable_receipt(receipt)
 
     def _cover(self, ticket: int) -> None:
         """Wait until everything below *ticket* is durable."""
@@ -462,37 +487,3 @@ class Store(Reading):
         self._closing = Lock()  # a thread that is not here may hold the other
         self._ended = True
         self._files.abandon()
-
-
-def _last(outcome: Outcome) -> int:
-    """Return the highest global sequence that an outcome speaks of."""
-    match outcome:
-        case Receipt():
-            return outcome.global_sequence
-        case list():
-            return max(receipt.global_sequence for receipt in outcome)
-        case _:
-            return -1
-
-
-def _made_durable(outcome: Outcome) -> Outcome:
-    """Return an outcome that an fsync has covered."""
-    match outcome:
-        case Receipt():
-            return _durable(outcome)
-        case list():
-            return [_durable(receipt) for receipt in outcome]
-        case _:
-            return outcome
-
-
-def _durable(receipt: Receipt) -> Receipt:
-    """Return *receipt* as one that an fsync has covered."""
-    return Receipt(
-        receipt.event_id,
-        receipt.global_sequence,
-        receipt.sequence,
-        receipt.event_hash,
-        durable=True,
-        duplicate=receipt.duplicate,
-    )

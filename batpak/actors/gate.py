@@ -56,6 +56,7 @@ class Gate:
     """Makes the journal durable.
 
     *durable* is the ticket up to which it is, *tag* the place where that is; *poison* is why it never will be again.
+    *on_durable* is called after an fsync, with the device held.
     *dirty* says that something may be written that no fsync covers, *since* when that became so (monotonic seconds).
     """
 
@@ -80,6 +81,7 @@ class Gate:
         self.since = 0.0
         self.syncs = 0
         self.mark_failures = 0
+        self.on_durable: Callable[[], None] = lambda: None
 
     def cover(self, ticket: int) -> None:
         """Return when every event below *ticket* is on disk.
@@ -147,6 +149,7 @@ class Gate:
             if written.sequence > self.durable:
                 self.durable = written.sequence
                 self.tag = (written.meta.segment, written.offset, written.sequence) if written.meta else None
+            self.on_durable()
             covered = True
         finally:
             if not covered:

@@ -1,8 +1,9 @@
 """The index: which events there are and where they lie; readers look at what it has published.
 
-The tail takes every new event in memory. When it is full it is frozen, and this actor's own thread, between turns,
-writes it out as a run and merges runs that have become neighbours of a size. Readers hold a `View`: they never wait
-for any of this. Nothing is written about events that are not durable yet.
+The tail takes every new event in memory, and who waits for one is told when it can be read. When the tail is full it
+is frozen, and this actor's own thread, between turns, writes it out as a run and merges runs that have become
+neighbours of a size. Readers hold a `View`: they never wait for any of this. Nothing is written about events that are
+not durable yet.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, assert_never
 
 from batpak.actors.actor import Actor
+from batpak.actors.announcer import Announcer
 from batpak.actors.messages import Adopt, IndexCommand, Publish, Replace
 from batpak.errors import ActorFailedError, BatpakError, WriterFailedError
 from batpak.log import WARNING
@@ -61,6 +63,7 @@ class Index(Actor[IndexCommand]):
         self._clock = clock
         self._writable = writable
         self.view = View((*opened.parts, opened.tail), opened.count)
+        self.announcer = Announcer()
         self.cover: Callable[[int], None] | None = None
         self.driver: Driver[IndexCommand] | None = None
         self._job: Generator[None, None, None] | None = None
@@ -91,6 +94,7 @@ class Index(Actor[IndexCommand]):
         """Show what was opened anew in the place of everything; for a reader that follows a writer."""
         self._found = found
         self.view = View((*opened.parts, opened.tail), opened.count)
+        self.announcer.tell_all()
 
     def let_go(self) -> None:
         """Show nothing any more; runs are unmapped when the last read that looks at them ends."""
@@ -160,6 +164,7 @@ class Index(Actor[IndexCommand]):
                 row += 1
         self.view = View(view.parts, row)
         self._half_put = False
+        self.announcer.announce(records)  # all of them: what was cut short here comes again as it was
 
     def _begin_tail(self) -> None:
         """Go on in a new tail, in one assignment; all that the old one holds is visible."""

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from batpak.actors.announcer import MORE_DURABLE
 from batpak.actors.decision import Standing
 from batpak.actors.driver import AnyDriver, Driver
 from batpak.actors.gate import Gate
@@ -133,6 +134,7 @@ class System:
         self.gate = self._make_gate(journal, found)
         journal.gate = self.writer.gate = self.gate
         standing.tag = lambda: self.gate.tag
+        self.gate.on_durable = lambda: self.index.announcer.tell(MORE_DURABLE)
         self.index.cover = self.gate.cover
         self.index.driver = self.index_driver
         self.drivers = (self.index_driver, self.writer_driver, self.reader_driver)

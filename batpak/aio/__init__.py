@@ -4,11 +4,25 @@
 ``flight.py``     how appends that are awaited together travel together; ``gathering.py`` is one such journey
 ``errand.py``     what a coroutine has a thread do, and what becomes of it when the coroutine is cancelled
 ``loops.py``      how a thread's word enters an event loop
+``delivering.py`` what delivers; ``subscription.py``, ``cursor.py`` and ``worker.py`` are what it returns
+``hub.py``        how the tasks of an event loop wait for events together
 """
 
+from batpak.aio.cursor import AsyncCursor, AsyncFollower
 from batpak.aio.events import AsyncEvents
 from batpak.aio.opening import Opening
 from batpak.aio.read_only import AsyncReadOnlyStore
 from batpak.aio.store import AsyncStore
+from batpak.aio.subscription import AsyncSubscription
+from batpak.aio.worker import AsyncWorker
 
-__all__ = ["AsyncEvents", "AsyncReadOnlyStore", "AsyncStore", "Opening"]
+__all__ = [
+    "AsyncCursor",
+    "AsyncEvents",
+    "AsyncFollower",
+    "AsyncReadOnlyStore",
+    "AsyncStore",
+    "AsyncSubscription",
+    "AsyncWorker",
+    "Opening",
+]

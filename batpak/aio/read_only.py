@@ -6,12 +6,15 @@ import os
 from functools import partial
 from typing import Self
 
+from batpak.aio.cursor import AsyncFollower
 from batpak.aio.errand import finish
 from batpak.aio.loops import post_to, running_loop
 from batpak.aio.opening import Opening
 from batpak.aio.reading import AsyncReading
 from batpak.config import StoreConfig
-from batpak.read_only import ReadOnlyStore
+from batpak.read_only import POLL_SECONDS, ReadOnlyStore
+from batpak.receipt import Place
+from batpak.region import Region
 
 
 class AsyncReadOnlyStore(AsyncReading[ReadOnlyStore]):
@@ -42,6 +45,23 @@ class AsyncReadOnlyStore(AsyncReading[ReadOnlyStore]):
         wrapped = cls.__new__(cls)
         wrapped._put_on(store)
         return wrapped
+
+    def follow(
+        self,
+        region: Region,
+        *,
+        after: int | Place | None = None,
+        durable: bool = False,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> AsyncFollower:
+        """Iterate over the events in *region*, and then over those that come, whichever process writes them.
+
+        Arguments as for `ReadOnlyStore.follow`; each look for more takes a thread for as long.
+        """
+        begin = partial(self._store.follow, region, after=after, durable=durable, poll_seconds=poll_seconds)
+        return AsyncFollower(
+            begin, self._hubs.get(), self._store._announcer, self._offload, poll_seconds=poll_seconds, refreshes=True
+        )
 
     async def refresh(self) -> int:
         """Take in what has been appended since, at the cost of what came; the highest visible global sequence.

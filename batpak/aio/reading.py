@@ -8,8 +8,11 @@ from functools import partial
 from typing import Final, Generic, Self, TypeVar
 from uuid import UUID
 
+from batpak.actors.announcer import BACKSTOP_SECONDS
+from batpak.aio.cursor import AsyncFollower
 from batpak.aio.errand import Threads, finish
 from batpak.aio.events import AsyncEvents
+from batpak.aio.hub import Hub
 from batpak.aio.loops import PerLoop, Post
 from batpak.event import IndexEntry, StoredEvent
 from batpak.kind import EventKind
@@ -36,12 +39,14 @@ class AsyncReading(Generic[StoreT]):
 
     _store: StoreT
     _threads: PerLoop[Threads]
+    _hubs: PerLoop[Hub]
     _owned: bool
 
     def _put_on(self, store: StoreT) -> None:
         """Read from *store*, which belongs to somebody else."""
         self._store = store
         self._threads = PerLoop(partial(Threads, MAX_READS))
+        self._hubs = PerLoop(partial(Hub, store._announcer))
         self._owned = False
 
     # One event ---------------------------------------------------------------------------------------------------
@@ -116,6 +121,16 @@ class AsyncReading(Generic[StoreT]):
         """
         events = self._store.read_stream(entity, after_sequence=after_sequence, limit=limit, reverse=reverse)
         return AsyncEvents(lambda: events, self._offload)
+
+    def follow(self, region: Region, *, after: int | Place | None = None, durable: bool = False) -> AsyncFollower:
+        """Iterate over the events in *region*, and then over those that come, with ``async for``.
+
+        Arguments as for `Store.follow`; a place in *after* is compared with the journal at the first event, or by
+        ``async with``.
+        """
+        begin = partial(self._store.follow, region, after=after, durable=durable)
+        backstop = BACKSTOP_SECONDS if durable else None
+        return AsyncFollower(begin, self._hubs.get(), self._store._announcer, self._offload, poll_seconds=backstop)
 
     # The graph ---------------------------------------------------------------------------------------------------
 

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Self
 from uuid import UUID
 
+from batpak.aio.delivering import AsyncDelivering
 from batpak.aio.errand import finish
 from batpak.aio.flight import Flights
 from batpak.aio.loops import PerLoop, post_to, running_loop
 from batpak.aio.opening import Opening
 from batpak.aio.read_only import AsyncReadOnlyStore
-from batpak.aio.reading import AsyncReading
 from batpak.config import StoreConfig
 from batpak.coordinate import Coordinate
 from batpak.event import NO_FLAGS, EventFlags, IndexEntry, NewEvent, StoredEvent
@@ -25,7 +25,7 @@ from batpak.request import cause_ids, check_durable, check_wait
 from batpak.store import Store
 
 
-class AsyncStore(AsyncReading[Store]):
+class AsyncStore(AsyncDelivering):
     """One journal, open for reading and writing, for the tasks of any number of event loops.
 
     The names, parameters and meanings are those of `Store`. Appends that are awaited at the same time travel together;

@@ -1,0 +1,44 @@
+"""What came of an item of a flight: a receipt, the receipts of a batch, or an error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batpak.receipt import Receipt
+
+if TYPE_CHECKING:
+    from batpak.actors.messages import Outcome
+
+
+def last_sequence(outcome: Outcome) -> int:
+    """Return the highest global sequence that an outcome speaks of."""
+    match outcome:
+        case Receipt():
+            return outcome.global_sequence
+        case list():
+            return max(receipt.global_sequence for receipt in outcome)
+        case _:
+            return -1
+
+
+def made_durable(outcome: Outcome) -> Outcome:
+    """Return an outcome that an fsync has covered."""
+    match outcome:
+        case Receipt():
+            return durable_receipt(outcome)
+        case list():
+            return [durable_receipt(receipt) for receipt in outcome]
+        case _:
+            return outcome
+
+
+def durable_receipt(receipt: Receipt) -> Receipt:
+    """Return *receipt* as one that an fsync has covered."""
+    return Receipt(
+        receipt.event_id,
+        receipt.global_sequence,
+        receipt.sequence,
+        receipt.event_hash,
+        durable=True,
+        duplicate=receipt.duplicate,
+    )
