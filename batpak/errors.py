@@ -458,6 +458,10 @@ class WaitTimeoutError(BatpakError, TimeoutError):
         self.global_sequence = global_sequence
         self.timeout_seconds = timeout_seconds
 
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:  # type: ignore[override] # an OSError is made by its constructor alone
+        """Pickle by the constructor's arguments."""
+        return type(self), (self.name, self.global_sequence, self.timeout_seconds)
+
 
 def _place_text(place: Place) -> str:
     return f"event {place.event_hash.hex()} at global sequence {place.global_sequence}"

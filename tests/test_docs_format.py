@@ -12,10 +12,10 @@ import msgpack
 import pytest
 from blake3 import blake3
 
-from batpak import Coordinate, EventKind, NewEvent, Store, StoreConfig, operation_key
+from batpak import Coordinate, EventKind, NewEvent, Place, Region, Store, StoreConfig, operation_key
 from batpak.actors.journal import FIRST_STEP_BYTES, MAX_STEP_BYTES
 from batpak.coordinate import MAX_COORDINATE_BYTES
-from batpak.storage import original_footer, segment, watermark
+from batpak.storage import original_footer, place_file, segment, watermark
 from batpak.storage.frame import FRAME, MAX_BODY_BYTES
 from batpak.storage.scan import Batches, Found, Walk
 from batpak.storage.segment import SegmentMeta
@@ -295,6 +295,23 @@ def test_the_slot_says_what_the_page_says_and_is_made_again() -> None:
     assert watermark.slot_offset(position.count) == 512
     rows = [(int(offset), int(size)) for offset, size, _ in table("offset in the slot")]
     assert [(piece.offset - 512, len(piece.data)) for piece in pieces("slot")] == rows
+
+
+def test_the_named_place_says_what_the_page_says_and_is_made_again() -> None:
+    region, place = Region(entity="order"), Place(2, bytes(range(32)))
+    whole, head = place_file.encode(STORE_ID, "mailer", region, None)
+    shown = joined("place").ljust(place_file.SLOTS[0], b"\0") + joined("place's slot", start=place_file.SLOTS[0])
+    shown = shown.ljust(place_file.SLOTS[1], b"\0") + joined("first slot", start=place_file.SLOTS[1])
+    slot = place_file.encode_slot(head.crc, 2, place)
+    assert whole[: place_file.SLOTS[0]] + slot + whole[place_file.SLOTS[0] + len(slot) :] == shown
+    assert len(shown) == 4668
+    assert place_file.decode("it", shown) == (head, place_file.PlaceSlot(2, place))
+    rows = [(int(offset), int(size)) for offset, size, _ in table("offset in the place's slot")]
+    sizes = [len(piece.data) for piece in pieces("place's slot")]
+    assert sizes == [size for _, size in rows]
+    assert [len(piece.data) for piece in pieces("place")][:4] == [
+        int(size) for _, size, _ in table("offset in the head")[:4]
+    ]
 
 
 @pytest.mark.parametrize(("shown", "count"), [(FORMAT_2, 3), (FORMAT_1, 1)], ids=["2", "1"])

@@ -32,6 +32,7 @@ from batpak import (
     EventKind,
     InvalidRequestError,
     NewEvent,
+    OnError,
     PayloadError,
     ReadOnlyStore,
     ReentrantCallError,
@@ -39,6 +40,7 @@ from batpak import (
     Store,
     StoreClosedError,
     StoreConfig,
+    StoredEvent,
 )
 from batpak.actors import index
 from batpak.actors.messages import Append, Flight
@@ -55,6 +57,7 @@ PATIENCE_SECONDS = 30.0
 NEVER_SLOW = 86_400.0
 SEGMENT = "000001.fbat"
 LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR"}
+EVERYTHING = Region()
 CANARY = "canary-4f1d7"
 
 Driver = Literal["assisted", "threaded"]
@@ -216,6 +219,31 @@ def damaged_run(_: Capture, __: pytest.MonkeyPatch) -> None:
         assert len(store.query(Region(entity="order:1"))) == index.CLOSE_EVENTS
 
 
+def worker_session(capture: Capture, _: pytest.MonkeyPatch) -> None:
+    def fail_twice(events: list[StoredEvent]) -> None:
+        raise ZeroDivisionError
+
+    with closing(Store(MemoryFiles(), config())) as store:
+        append_some(store, 1)
+        with store.cursor_worker(EVERYTHING, fail_twice, name="parks", on_error=OnError.park):
+            capture.wait_for("worker.parked")
+        with suppress(ZeroDivisionError), store.cursor_worker(EVERYTHING, fail_twice, name="fails"):
+            capture.wait_for("worker.failed")
+        with store.react_loop(EVERYTHING, lambda _, reactions: None, name="reacts"):
+            capture.wait_for("reactor.reacted")
+
+
+def checkpoint_of_the_original(_: Capture, __: pytest.MonkeyPatch) -> None:
+    files = MemoryFiles()
+    files.make_folder("cursors")
+    identity = "entity=*|scope=*|fact=none|clock=*"
+    fields = {"position": 0, "started": True, "process_boot_ns": None, "region_identity": identity}
+    files.write_atomic("cursors/old.ckpt", msgpack.packb(fields))
+    with closing(Store(files, config())) as store:
+        append_some(store, 1)
+        store.cursor(EVERYTHING, name="old").close()
+
+
 SCENARIOS: dict[str, Callable[[Capture, pytest.MonkeyPatch], None]] = {
     "store.open": ordinary_session,
     "store.close": ordinary_session,
@@ -231,6 +259,14 @@ SCENARIOS: dict[str, Callable[[Capture, pytest.MonkeyPatch], None]] = {
     "segment.not_sealed": failing_seal,
     "index.not_written": full_disk_for_the_index,
     "index.rebuilt": damaged_run,
+    "cursor.committed": worker_session,
+    "cursor.imported": checkpoint_of_the_original,
+    "worker.started": worker_session,
+    "worker.restarted": worker_session,
+    "worker.parked": worker_session,
+    "worker.stopped": worker_session,
+    "worker.failed": worker_session,
+    "reactor.reacted": worker_session,
 }
 
 

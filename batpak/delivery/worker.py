@@ -48,6 +48,7 @@ class Job:
         self.cursor = cursor
         self.course = course
         self.store = store
+        self._log = store._log
         self._parking = parking
         self.interests: Sequence[Interest] = cursor._feed.interests
         if parking is not None:
@@ -66,9 +67,10 @@ class Job:
             case Park():
                 assert self._parking is not None, "parking needs a name"
                 self._parking.park(step.event, step.error, step.attempts)
-                self._say(
+                self._log.emit(
                     WARNING,
                     "worker.parked",
+                    name=self.label,
                     event_id=str(step.event.event_id),
                     error=type(step.error).__name__,
                     attempts=step.attempts,
@@ -78,22 +80,20 @@ class Job:
                 self._parking.settle(step.event)
             case Restart():
                 self.cursor.rollback()
-                self._say(WARNING, "worker.restarted", error=type(step.error).__name__, restarts=self.course.restarts)
+                error, restarts = type(step.error).__name__, self.course.restarts
+                self._log.emit(WARNING, "worker.restarted", name=self.label, error=error, restarts=restarts)
 
     def begin(self) -> None:
         """Say that the worker begins."""
-        self._say(INFO, "worker.started")
+        self._log.emit(INFO, "worker.started", name=self.label)
 
     def end(self, error: BaseException | None) -> None:
         """Let go of the place, and say how it ended."""
         self.cursor.close()
         if isinstance(error, StoreClosedError) or not isinstance(error, Exception):  # closed, stopped or cancelled
-            self._say(INFO, "worker.stopped")
+            self._log.emit(INFO, "worker.stopped", name=self.label)
         else:
-            self._say(ERROR, "worker.failed", error=type(error).__name__)
-
-    def _say(self, level: int, event: str, **fields: object) -> None:
-        self.store._log.emit(level, event, name=self.label, **fields)
+            self._log.emit(ERROR, "worker.failed", name=self.label, error=type(error).__name__)
 
 
 class Worker:

@@ -28,6 +28,8 @@ from batpak.errors import (
     InvalidRegionError,
     InvalidRequestError,
     PayloadError,
+    PlaceConflictError,
+    ReactorError,
     ReentrantCallError,
     ReservedKindError,
     SequenceConflictError,
@@ -35,9 +37,11 @@ from batpak.errors import (
     StorageError,
     StoreClosedError,
     StoreLockedError,
+    SubscriptionOverflowError,
     TooLargeError,
     UnsupportedFormatError,
     UnsupportedPlatformError,
+    WaitTimeoutError,
     WriterFailedError,
 )
 from batpak.kind import EventKind
@@ -158,6 +162,26 @@ CASES: list[tuple[BatpakError, dict[str, object], str]] = [
         {"given": GIVEN, "found": FOUND},
         f"found event {'62' * 32} at global sequence 7, expected event {'61' * 32} at global sequence 7",
     ),
+    (
+        PlaceConflictError("mailer", "a holder", "none"),
+        {"name": "mailer", "found": "a holder", "expected": "none", "item_index": None},
+        "place 'mailer': found a holder, expected none",
+    ),
+    (
+        SubscriptionOverflowError(8),
+        {"capacity": 8},
+        "subscription: found more than 8 events waiting, expected at most 8",
+    ),
+    (
+        ReactorError("mailer", ID, "ValueError"),
+        {"name": "mailer", "event_id": ID, "reason": "ValueError"},
+        f"reactor 'mailer' at event {ID}: ValueError",
+    ),
+    (
+        WaitTimeoutError("mailer", 7, 0.5),
+        {"name": "mailer", "global_sequence": 7, "timeout_seconds": 0.5},
+        "place 'mailer': found it before global sequence 7, expected it there within 0.5 s",
+    ),
 ]
 
 PARENTS = {
@@ -188,8 +212,12 @@ PARENTS = {
     "EncryptedPayloadError": (BatpakError,),
     "ReentrantCallError": (BatpakError,),
     "StalePlaceError": (BatpakError,),
+    "PlaceConflictError": (ConflictError,),
+    "SubscriptionOverflowError": (BatpakError,),
+    "ReactorError": (BatpakError,),
+    "WaitTimeoutError": (BatpakError, TimeoutError),
 }
-RETRYABLE = {"StoreLockedError", "BackpressureError", "StorageError"}
+RETRYABLE = {"StoreLockedError", "BackpressureError", "StorageError", "WaitTimeoutError"}
 
 
 def public_errors() -> list[type[BatpakError]]:
