@@ -44,8 +44,9 @@ types: lint  ## mypy, strict
 rings: types  ## import-linter
 	$(BIN)/lint-imports --no-logo
 
-bench: $(READY)  ## batpak beside a hand-written SQLite events table
+bench: $(READY)  ## batpak beside a hand-written SQLite events table, and delivery beside bare hand-overs
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.delivery
 
 lock:  ## make constraints.txt anew from what pyproject.toml allows
 	python=$$($(FIND_PYTHON)); rm -rf build/lock; "$$python" -m venv build/lock

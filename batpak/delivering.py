@@ -89,6 +89,7 @@ class Delivering(Reading):
 
     def _cursor(self, region: Region, name: str | None, start: Start) -> Cursor:
         require("region", region, Region)
+        self._view()
         if name is None:
             place = self._start_place(start)
             held = None
@@ -162,7 +163,10 @@ class Delivering(Reading):
 
     def _job(self, region: Region, name: str | None, start: Start, course: Course) -> Job:
         """Return what a worker works on, with a cursor of its own."""
+        require("region", region, Region)
         parking = None if name is None else Parking(self, name)
+        if parking is not None and course.parks and parking.lies_in(region):
+            raise InvalidRequestError(f"on_error: found park in {region}, expected a region without what it parks")
         return Job(self, name or UNNAMED, self._cursor(region, name, start), course, parking)
 
     def _reacting(self, name: str, region: Region, *, may_feed_itself: bool) -> Reacting:

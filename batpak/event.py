@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING, Final, Protocol
+from uuid import UUID
 
 from blake3 import blake3
 
@@ -15,8 +16,6 @@ from batpak.payload import decode_payload
 from batpak.receipt import Place
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from batpak.payload import Payload
 
 NO_STREAM: Final = -1
@@ -57,16 +56,71 @@ class IndexEntry:
     payload_version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Notification(IndexEntry):
-    """What a subscription delivers: the facts of an event that can be read by now, without its payload."""
-
-    event_hash: bytes
+class Facts(Protocol):
+    """What the index keeps of one event, in bytes and numbers."""
 
     @property
-    def place(self) -> Place:
-        """Where the event stands in the journal, for ``after=``."""
-        return Place(self.global_sequence, self.event_hash)
+    def event_id(self) -> bytes:
+        """The id, 16 bytes."""
+
+    @property
+    def entity(self) -> str:
+        """Where it lives."""
+
+    @property
+    def scope(self) -> str:
+        """The other half of that."""
+
+    @property
+    def kind(self) -> int:
+        """The kind's number."""
+
+    @property
+    def global_sequence(self) -> int:
+        """Its place in the journal."""
+
+    @property
+    def sequence(self) -> int:
+        """Its place in its entity."""
+
+    @property
+    def wall_ms(self) -> int:
+        """The clock's reading."""
+
+    @property
+    def correlation_id(self) -> bytes | None:
+        """What it belongs to, where that is not its own id."""
+
+    @property
+    def causation_id(self) -> bytes | None:
+        """What caused it."""
+
+    @property
+    def flags(self) -> int:
+        """Advice to readers."""
+
+    @property
+    def payload_version(self) -> int:
+        """The version of the payload's schema."""
+
+
+def entry_of(facts: Facts) -> IndexEntry:
+    """Return the public form of what the index keeps."""
+    event_id = UUID(bytes=facts.event_id)
+    correlation = facts.correlation_id
+    causation = facts.causation_id
+    return IndexEntry(
+        event_id,
+        Coordinate(facts.entity, facts.scope),
+        EventKind.from_value(facts.kind),
+        facts.global_sequence,
+        facts.sequence,
+        facts.wall_ms,
+        event_id if correlation is None else UUID(bytes=correlation),
+        None if causation is None else UUID(bytes=causation),
+        EventFlags(facts.flags),
+        facts.payload_version,
+    )
 
 
 class Content(Protocol):
@@ -96,24 +150,14 @@ class Content(Protocol):
         """Refuse a payload that is sealed."""
 
 
-class StoredEvent:
-    """One event as the journal holds it, checked when it was read.
+class _Described:
+    """Every attribute of an index entry, taken from one."""
 
-    Every attribute of `IndexEntry` is here too. The payload is decoded on first access and kept; ``raw`` is the
-    MessagePack that was stored. Two stored events are equal when their entries and their hashes are.
-    """
-
-    __slots__ = ("_content", "_content_hash", "_entry", "_payload")
-
-    def __init__(self, entry: IndexEntry, content: Content) -> None:
-        """Join what the index and what the frame say of one event."""
-        self._entry = entry
-        self._content = content
+    __slots__ = ()
 
     @property
-    def entry(self) -> IndexEntry:
-        """What the index knows of this event."""
-        return self._entry
+    def _entry(self) -> IndexEntry:
+        raise NotImplementedError
 
     @property
     def event_id(self) -> UUID:
@@ -164,6 +208,80 @@ class StoredEvent:
     def payload_version(self) -> int:
         """The version of the payload's schema; 0 where none was given."""
         return self._entry.payload_version
+
+
+class Notification(_Described):
+    """What a subscription delivers: the facts of an event that can be read by now, without its payload.
+
+    Every attribute of `IndexEntry` is here too. Two notifications are equal when they are of the same event.
+    """
+
+    __slots__ = ("_facts", "_made", "event_hash")
+
+    def __init__(self, facts: Facts, event_hash: bytes) -> None:
+        """Tell of *facts*; its entry is made when something of it is first asked for."""
+        self._facts = facts
+        self.event_hash = event_hash
+
+    @property
+    def _entry(self) -> IndexEntry:
+        try:
+            return self._made
+        except AttributeError:
+            self._made: IndexEntry = entry_of(self._facts)
+            return self._made
+
+    @property
+    def entry(self) -> IndexEntry:
+        """What the index knows of the event."""
+        return self._entry
+
+    @property
+    def global_sequence(self) -> int:
+        """Its place in the journal, from 0."""
+        return self._facts.global_sequence
+
+    @property
+    def place(self) -> Place:
+        """Where the event stands in the journal, for ``after=``."""
+        return Place(self._facts.global_sequence, self.event_hash)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare entry and hash."""
+        if not isinstance(other, Notification):
+            return NotImplemented
+        return (self._entry, self.event_hash) == (other._entry, other.event_hash)
+
+    def __hash__(self) -> int:
+        """Hash by the event's own hash."""
+        return hash(self.event_hash)
+
+    def __repr__(self) -> str:
+        """Say which event this is of."""
+        entry = self._entry
+        return f"<Notification {entry.global_sequence} {entry.coordinate}#{entry.sequence} {entry.event_id}>"
+
+
+class StoredEvent(_Described):
+    """One event as the journal holds it, checked when it was read.
+
+    Every attribute of `IndexEntry` is here too. The payload is decoded on first access and kept; ``raw`` is the
+    MessagePack that was stored. Two stored events are equal when their entries and their hashes are.
+    """
+
+    __slots__ = ("_content", "_content_hash", "_entry", "_payload")
+
+    _entry: IndexEntry
+
+    def __init__(self, entry: IndexEntry, content: Content) -> None:
+        """Join what the index and what the frame say of one event."""
+        self._entry = entry
+        self._content = content
+
+    @property
+    def entry(self) -> IndexEntry:
+        """What the index knows of this event."""
+        return self._entry
 
     @property
     def timestamp_us(self) -> int:

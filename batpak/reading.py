@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
 from batpak.actors.messages import Load, Replace
-from batpak.coordinate import Coordinate
 from batpak.delivery.cursor import Follower
 from batpak.delivery.feed import Feed
 from batpak.errors import CorruptStoreError, EventNotFoundError, InvalidRequestError, StalePlaceError
-from batpak.event import NO_STREAM, EventFlags, IndexEntry, Notification, StoredEvent
+from batpak.event import NO_STREAM, IndexEntry, Notification, StoredEvent, entry_of
 from batpak.graph import causes, effects, walk_ancestors
 from batpak.kind import EventKind
 from batpak.receipt import Place
@@ -239,11 +238,13 @@ class Reading(ABC):
     def _notifications(self, records: Sequence[Record]) -> list[Notification]:
         """Return what subscribers are told of *records*; only hashes that the index has written out cost a read."""
         bare = [record for record in records if not record.event_hash]
+        if not bare:
+            return [Notification(record, record.event_hash) for record in records]
         hashes = {
             record.global_sequence: content.event_hash
-            for record, content in zip(bare, self.load_contents(bare) if bare else (), strict=True)
+            for record, content in zip(bare, self.load_contents(bare), strict=True)
         }
-        return [notification_of(record, record.event_hash or hashes[record.global_sequence]) for record in records]
+        return [Notification(record, record.event_hash or hashes[record.global_sequence]) for record in records]
 
     def _find(self, event_id: UUID) -> Record:
         """Return the row of an event that a read may show."""
@@ -335,45 +336,6 @@ class Reading(ABC):
         if isinstance(after, bool) or not isinstance(after, int):
             raise InvalidRequestError(f"after: found {type(after).__name__}, expected int or Place")
         return after
-
-
-def entry_of(record: Record) -> IndexEntry:
-    """Return the public form of a row."""
-    event_id = UUID(bytes=record.event_id)
-    correlation = record.correlation_id
-    causation = record.causation_id
-    return IndexEntry(
-        event_id,
-        Coordinate(record.entity, record.scope),
-        EventKind.from_value(record.kind),
-        record.global_sequence,
-        record.sequence,
-        record.wall_ms,
-        event_id if correlation is None else UUID(bytes=correlation),
-        None if causation is None else UUID(bytes=causation),
-        EventFlags(record.flags),
-        record.payload_version,
-    )
-
-
-def notification_of(record: Record, event_hash: bytes) -> Notification:
-    """Return what a subscriber is told of a row."""
-    event_id = UUID(bytes=record.event_id)
-    correlation = record.correlation_id
-    causation = record.causation_id
-    return Notification(
-        event_id,
-        Coordinate(record.entity, record.scope),
-        EventKind.from_value(record.kind),
-        record.global_sequence,
-        record.sequence,
-        record.wall_ms,
-        event_id if correlation is None else UUID(bytes=correlation),
-        None if causation is None else UUID(bytes=causation),
-        EventFlags(record.flags),
-        record.payload_version,
-        event_hash,
-    )
 
 
 def damaged_again() -> CorruptStoreError:

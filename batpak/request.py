@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from os import PathLike
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 from uuid import UUID
 
 from batpak.actors.messages import Append, AppendBatch
@@ -19,7 +19,16 @@ from batpak.errors import (
     StorageError,
     TooLargeError,
 )
-from batpak.event import MAX_SEQUENCE, NO_FLAGS, NO_STREAM, EventFlags, IndexEntry, NewEvent, StoredEvent
+from batpak.event import (
+    MAX_SEQUENCE,
+    NO_FLAGS,
+    NO_STREAM,
+    EventFlags,
+    IndexEntry,
+    NewEvent,
+    Notification,
+    StoredEvent,
+)
 from batpak.ids import operation_key
 from batpak.kind import EventKind
 from batpak.payload import encode_payload
@@ -33,6 +42,9 @@ if TYPE_CHECKING:
     from batpak.payload import Payload
 
 T = TypeVar("T")
+
+Cause: TypeAlias = StoredEvent | IndexEntry | Notification | Receipt
+"""What a reaction can name as its cause."""
 
 KEY_DOMAIN: Final = "batpak.key"
 """The domain of `operation_key` for a key that was given as text."""
@@ -166,13 +178,13 @@ def check_config(config: StoreConfig | None) -> StoreConfig:
     raise _wrong("config", config, "StoreConfig")
 
 
-def cause_ids(cause: StoredEvent | IndexEntry | Receipt, correlation: bytes | None) -> tuple[UUID, UUID]:
+def cause_ids(cause: Cause, correlation: bytes | None) -> tuple[UUID, UUID]:
     """Return correlation and causation of a reaction to *cause*; a receipt does not know its *correlation*."""
-    if isinstance(cause, StoredEvent | IndexEntry):
+    if isinstance(cause, StoredEvent | IndexEntry | Notification):
         return cause.correlation_id, cause.event_id
     if isinstance(cause, Receipt):
         return cause.event_id if correlation is None else UUID(bytes=correlation), cause.event_id
-    raise _wrong("cause", cause, "StoredEvent, IndexEntry or Receipt")
+    raise _wrong("cause", cause, "StoredEvent, IndexEntry, Notification or Receipt")
 
 
 def check_wait(found: object, name: str = "max_wait_seconds") -> None:

@@ -20,7 +20,7 @@ from batpak.errors import (
     StorageError,
     StoreClosedError,
 )
-from batpak.event import NO_FLAGS, EventFlags, IndexEntry, NewEvent, StoredEvent
+from batpak.event import NO_FLAGS, EventFlags, NewEvent, StoredEvent
 from batpak.living import OPEN
 from batpak.log import INFO, WARNING, Log
 from batpak.outcome import durable_receipt, last_sequence, made_durable
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from batpak.kind import EventKind
     from batpak.payload import Payload
     from batpak.read_only import ReadOnlyStore
+    from batpak.request import Cause
     from batpak.storage.files import Files
     from batpak.storage.view import View
 
@@ -235,7 +236,7 @@ class Store(Delivering):
         kind: EventKind,
         payload: Payload,
         *,
-        cause: StoredEvent | IndexEntry | Receipt,
+        cause: Cause,
         expected_sequence: int | None = None,
         idempotency_key: UUID | str | None = None,
         flags: EventFlags = NO_FLAGS,
@@ -316,7 +317,7 @@ class Store(Delivering):
         """Nothing is written but by this store."""
         return False
 
-    def _cause_ids(self, cause: StoredEvent | IndexEntry | Receipt) -> tuple[UUID, UUID]:
+    def _cause_ids(self, cause: Cause) -> tuple[UUID, UUID]:
         """Return correlation and causation of a reaction to *cause*; for a receipt the index is asked."""
         known = self._find(cause.event_id).correlation_id if isinstance(cause, Receipt) else None
         return cause_ids(cause, known)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import delivery
 from benchmarks.__main__ import main
 from benchmarks.events import make_items
 from benchmarks.sqlite_events import SqliteEvents
@@ -20,6 +21,13 @@ def test_the_command_prints_one_row_for_each_workload(tmp_path: Path, capsys: py
     for workload in workloads(Sizes(stored=5_000)):
         assert f"| {workload.name} | {workload.unit} | **" in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_measurement_of_delivery_prints_a_row_for_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    delivery.main(["--rounds", "1", "--count", "20", "--subscribers", "20"])
+    printed = capsys.readouterr().out
+    for name in (*delivery.LATENCIES, "20 subscribers", "20 tasks that poll a SQLite table", *delivery.BESIDE):
+        assert f"| {name} | **" in printed
 
 
 def test_the_ratio_is_above_one_where_batpak_is_faster() -> None:

@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+TESTED_ELSEWHERE = {
+    "demo.py",  # below
+    "web.py",  # tests/web
+    "worker.py",  # tests/delivery/test_worker_example.py
+}
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 
@@ -27,7 +32,7 @@ def run_example(name: str, *arguments: str, cwd: Path) -> str:
     return run.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "demo.py"])
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in TESTED_ELSEWHERE])
 def test_an_example_runs_as_it_is(name: str, tmp_path: Path) -> None:
     assert run_example(name, cwd=tmp_path)
 

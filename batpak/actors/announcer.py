@@ -15,6 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from batpak.actors.mailbox import ring
+from batpak.storage.row import CATEGORY_SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -79,14 +80,15 @@ def interest_in(region: Region) -> Interest:
 
 
 class Announcer:
-    """The listeners of one store, by interest."""
+    """The listeners of one store, by interest; *listening* says whether `announce` has anything to do."""
 
-    __slots__ = ("_forgotten", "_tables", "_told")
+    __slots__ = ("_forgotten", "_tables", "_told", "listening")
 
     def __init__(self) -> None:
         """Begin without listeners."""
         self._tables: tuple[dict[Hashable, Bucket], ...] = tuple({} for _ in range(STOP + 1))
         self._told: list[tuple[Interest, Bucket]] = []
+        self.listening = False
         self._forgotten: dict[Interest, None] = {}
 
     # For those who wait ------------------------------------------------------------------------------------------
@@ -100,6 +102,7 @@ class Announcer:
                 bucket[listener] = None
                 if table.get(value) is bucket:  # else it was taken out meanwhile, perhaps before we stood in it
                     break
+        self.listening = True
 
     def disarm(self, interests: Sequence[Interest], listener: Listener) -> None:
         """Tell *listener* no more."""
@@ -116,20 +119,13 @@ class Announcer:
         """Tell who waits for one of *records*, which are visible by now; in the index's turns alone."""
         if self._told:
             self._tell()
-        anything, entities, scopes, kinds, categories, correlations, *_ = self._tables
-        if not (entities or anything or scopes or kinds or categories or correlations):
+        if not self._forgotten and not any(self._tables[:DURABLE]):
+            self.listening = False
+            if any(self._tables[:DURABLE]):  # somebody has armed between the two
+                self.listening = True
             return
         for record in records:
-            if entities:
-                self._take_entity(record.entity)
-            if scopes:
-                self._take(SCOPE, record.scope)
-            if kinds:
-                self._take(KIND, record.kind)
-            if categories:
-                self._take(CATEGORY, record.kind >> 12)
-            if correlations:
-                self._take(CORRELATION, record.correlation_id or record.event_id)
+            self._take_record(record)
         if records:
             self._take(EVERYTHING, None)
         if self._forgotten:
@@ -139,15 +135,38 @@ class Announcer:
 
     def tell(self, interest: Interest) -> None:
         """Tell who waits for *interest*; from any thread, where nobody else brings the same."""
-        bucket = self._tables[interest.topic].pop(interest.value, None)
-        for listener in list(bucket or ()):
-            listener.tell((interest,))
+        table = self._tables[interest.topic]
+        waiting = table.get(interest.value)
+        if waiting is None:
+            return
+        try:
+            waiting |= table.pop(interest.value, waiting)  # another thread's, where both came at once
+            for listener in list(waiting):
+                listener.tell((interest,))
+        except BaseException:  # an interrupt; who has been taken out would wait on
+            for listener in list(waiting):
+                listener.tell((interest,))
+            raise
 
     def tell_all(self) -> None:
         """Tell everybody, whatever they wait for: all has changed, or the store is closed."""
         waiting = [(topic, value) for topic, table in enumerate(self._tables) for value in list(table)]
         for topic, value in waiting:
             self.tell(Interest(topic, value))
+
+    def _take_record(self, record: Record) -> None:
+        """Take out who waits for *record* in particular."""
+        _, entities, scopes, kinds, categories, correlations, *_ = self._tables
+        if entities:
+            self._take_entity(record.entity)
+        if scopes:
+            self._take(SCOPE, record.scope)
+        if kinds:
+            self._take(KIND, record.kind)
+        if categories:
+            self._take(CATEGORY, record.kind >> CATEGORY_SHIFT)
+        if correlations:
+            self._take(CORRELATION, record.correlation_id or record.event_id)
 
     def _take_entity(self, entity: str) -> None:
         """Take out who waits for *entity* or for a namespace that it lies in."""
@@ -163,7 +182,9 @@ class Announcer:
         bucket = table.get(value)
         if bucket is not None:
             self._told.append((Interest(topic, value), bucket))
-            table.pop(value, None)
+            taken = table.pop(value, bucket)
+            if taken is not bucket:  # another thread told of the same meanwhile, and somebody has armed anew
+                self._told.append((Interest(topic, value), taken))
 
     def _tell(self) -> None:
         """Tell each listener that was taken out, once for all that it waits for."""
@@ -197,9 +218,9 @@ class ThreadListener:
         """Wake the thread."""
         ring(self._bell)
 
-    def wait(self, seconds: float) -> None:
-        """Wait until told, or so long."""
-        self._bell.acquire(timeout=seconds)
+    def wait(self, seconds: float) -> bool:
+        """Wait until told, at most so long; whether told."""
+        return self._bell.acquire(timeout=seconds)
 
 
 def wait_until(
@@ -215,13 +236,16 @@ def wait_until(
     """Return what *look* gives, as soon as that is true, or when the time is up."""
     listener = listener or ThreadListener()
     deadline = None if timeout_seconds is None else clock.monotonic() + timeout_seconds
+    announcer.arm(interests, listener)
     try:
-        while True:
-            announcer.arm(interests, listener)
-            found = look()
+        while not (found := look()):
             left = backstop_seconds if deadline is None else min(backstop_seconds, deadline - clock.monotonic())
-            if found or left <= 0:
-                return found
-            listener.wait(left)
+            if left <= 0:
+                break
+            if listener.wait(left):
+                if found := look():  # before it is armed again: most often this is all
+                    break
+                announcer.arm(interests, listener)
     finally:
         announcer.disarm(interests, listener)
+    return found

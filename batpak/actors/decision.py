@@ -20,10 +20,11 @@ from batpak.errors import (
     TooLargeError,
 )
 from batpak.event import MAX_SEQUENCE, NO_STREAM
+from batpak.kind import SYSTEM_KINDS
 from batpak.receipt import NO_SEQUENCE, Receipt
 from batpak.storage import format1, format2
 from batpak.storage.frame import Frame
-from batpak.storage.row import FOREIGN, KEY, Head, Record
+from batpak.storage.row import FOREIGN, KEY, SYSTEM, Head, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -327,6 +328,8 @@ class Decision:
     def _record(self, frame: Frame) -> Record:
         """Return what the index will know; where the frame lies is filled in when that is known."""
         bits = (KEY if frame.is_key else 0) | (FOREIGN if self._standing.format == 1 else 0)
+        if frame.kind in SYSTEM_KINDS:
+            bits |= SYSTEM
         return Record(
             frame.event_id,
             self._next,

@@ -157,14 +157,16 @@ class Index(Actor[IndexCommand]):
             view = self.view
             tail, row = self._tail, 0
         self._half_put = True
-        last = view.last_sequence()
+        last = newest = view.last_sequence()
         for record in records:
             if record.global_sequence > last:
                 tail.put(row, record)
                 row += 1
-        self.view = View(view.parts, row)
+                newest = record.global_sequence
+        self.view = View(view.parts, row, newest)
         self._half_put = False
-        self.announcer.announce(records)  # all of them: what was cut short here comes again as it was
+        if self.announcer.listening:
+            self.announcer.announce(records)  # all of them: what was cut short here comes again as it was
 
     def _begin_tail(self) -> None:
         """Go on in a new tail, in one assignment; all that the old one holds is visible."""

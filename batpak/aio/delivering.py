@@ -32,7 +32,7 @@ class AsyncDelivering(AsyncReading[Store]):
 
     def subscribe(self, region: Region, *, capacity: int = DEFAULT_CAPACITY) -> AsyncSubscription[Notification]:
         """Deliver what is appended to *region* from now on; arguments and errors as for `Store.subscribe`."""
-        return AsyncSubscription(Source(self._store._live(region, capacity), self._hubs.get(), self._offload))
+        return AsyncSubscription(Source(self._store._live(region, capacity), self._hubs, self._offload))
 
     def cursor(self, region: Region, *, name: str | None = None, start: Start = "beginning") -> AsyncCursor:
         """Deliver everything in *region*, in order, and then what comes; arguments and errors as for `Store.cursor`.
@@ -40,7 +40,7 @@ class AsyncDelivering(AsyncReading[Store]):
         The place of a *name* is looked up when the cursor is first used, or entered by ``async with``.
         """
         begin = partial(self._store.cursor, region, name=name, start=start)
-        return AsyncCursor(begin, self._hubs.get(), self._store._announcer, self._offload)
+        return AsyncCursor(begin, self._hubs, self._store._announcer, self._offload, name=name)
 
     # Workers -----------------------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ class AsyncDelivering(AsyncReading[Store]):
             raise InvalidRequestError(f"handler: found {type(handler).__name__}, expected a function")
         course = self._store._course(batch_size, restart, on_error, name, singly=False)
         prepare = partial(self._store._job, region, name, start, course)
-        return AsyncWorker(prepare, name or UNNAMED, course, workers.handling(handler), self._hubs.get())
+        return AsyncWorker(prepare, name or UNNAMED, course, workers.handling(handler), self._hubs)
 
     def react_loop(
         self,
@@ -87,7 +87,7 @@ class AsyncDelivering(AsyncReading[Store]):
         course = self._store._course(batch_size, restart, on_error, check_name(name), singly=True)
         prepare = partial(self._store._job, region, name, start, course)
         around = self._store._reacting(name, region, may_feed_itself=may_feed_itself)
-        return AsyncWorker(prepare, name, course, workers.reacting(around, reactor), self._hubs.get())
+        return AsyncWorker(prepare, name, course, workers.reacting(around, reactor), self._hubs)
 
     # Named places ------------------------------------------------------------------------------------------------
 

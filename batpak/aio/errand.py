@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Generic, TypeVar, cast
 
 from anyio import CancelScope, CapacityLimiter, Event, get_cancelled_exc_class, to_thread
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from batpak.aio.loops import Callback, Post
 from batpak.aio.places import Places
@@ -136,6 +137,19 @@ async def finish(act: Callable[[], T], post: Post, *, undo: Callable[[T], object
     if undo is not None:
         await finish(partial(undo, value), post)
     raise cancelled
+
+
+async def attend(act: Callable[[], T], post: Post) -> T:
+    """Have a thread do *act*, unless this is cancelled by now, and wait for its end as `finish` does.
+
+    A cancellation is raised in the place of what *act* raises: somebody who handles errors is meant to end.
+    """
+    await checkpoint_if_cancelled()
+    errand = Errand(act, post)
+    cancelled = await insist(partial(_carry_out, errand))
+    if cancelled is not None:
+        raise cancelled
+    return errand.result()
 
 
 async def _carry_out(errand: Errand[T]) -> None:

@@ -1,41 +1,62 @@
-"""How a consumer on an event loop gets its next block: at once where nothing is waited for, else by a thread."""
+"""What a consumer on an event loop does with its block: at once where nothing is waited for, else by a thread."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from threading import Lock
 from typing import TypeAlias
 
+from batpak.aio.errand import finish
+from batpak.aio.loops import Post
+
+Act: TypeAlias = Callable[[], object]
 Offload: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 
 
 class Filling:
-    """Has *fill* called by one thread at a time.
+    """Has one thing at a time done to a block, by the event loop or by a thread.
 
-    *fill* does nothing where there is something left, so a block that was read for somebody who was cancelled is there
-    when it is asked for again.
+    A thread goes on for a task that was cancelled. So what fills in does nothing where there is something left: the
+    block that was read for nobody is there when it is asked for again.
     """
 
-    __slots__ = ("_fill", "_is_hot", "_lock", "_offload")
+    __slots__ = ("_lock", "_offload")
 
-    def __init__(self, fill: Callable[[], object], is_hot: Callable[[], bool], offload: Offload) -> None:
-        """Call *fill* where *is_hot* says that it waits for no disk and no other thread; else by *offload*."""
-        self._fill = fill
-        self._is_hot = is_hot
+    def __init__(self, offload: Offload) -> None:
+        """Have a thread do things by *offload*."""
         self._offload = offload
         self._lock = Lock()
 
-    async def fill(self) -> None:
-        """Fill in the next block, if there is one."""
-        if self._is_hot() and self._lock.acquire(blocking=False):
-            try:
-                self._fill()
-            finally:
-                self._lock.release()
-        else:
-            await self._offload(self._fill_locked)
+    @property
+    def is_busy(self) -> bool:
+        """Whether a thread is at work, perhaps for a task that was cancelled."""
+        return self._lock.locked()
 
-    def _fill_locked(self) -> None:
-        """Fill, in a thread; one at a time."""
+    async def do(self, act: Act, *, hot: bool) -> None:
+        """Do *act*: here and now where it is *hot*, which waits for no disk and no other thread; else by a thread.
+
+        Cancelling ends the waiting; a thread that has begun goes on.
+        """
+        if not (hot and self._do_now(act)):
+            await self._offload(partial(self._do_in_turn, act))
+
+    async def do_at_last(self, act: Act, post: Post) -> None:
+        """Do *act*, which waits for nothing, after what threads are doing, whatever cancels meanwhile."""
+        if not self._do_now(act):
+            await finish(partial(self._do_in_turn, act), post)
+
+    def _do_now(self, act: Act) -> bool:
+        """Do *act* on the event loop; False where a thread is at work."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            act()
+        finally:
+            self._lock.release()
+        return True
+
+    def _do_in_turn(self, act: Act) -> None:
+        """Do *act* in a thread, after the others."""
         with self._lock:
-            self._fill()
+            act()

@@ -18,17 +18,17 @@ T = TypeVar("T")
 class Hub:
     """Listens for one event loop; each task that waits stands under what it waits for."""
 
-    __slots__ = ("__weakref__", "_announcer", "_post", "_waiting")
+    __slots__ = ("__weakref__", "_announcer", "_waiting", "post")
 
     def __init__(self, announcer: Announcer, post: Post) -> None:
         """Wait for what *announcer* tells; *post* reaches the event loop."""
         self._announcer = announcer
-        self._post = post
+        self.post = post
         self._waiting: dict[Interest, dict[Event, None]] = {}
 
     def tell(self, interests: Sequence[Interest]) -> None:
         """Wake the tasks that wait for one of *interests*; called from any thread."""
-        self._post(partial(self._wake, tuple(interests)))
+        self.post(partial(self._wake, tuple(interests)))
 
     async def wait_until(
         self,
@@ -43,25 +43,31 @@ class Hub:
         Looks again when it is told that something has come, and with *backstop_seconds* as often untold.
         """
         deadline = inf if timeout_seconds is None else current_time() + timeout_seconds
-        while True:
-            told = Event()
-            self._arm(interests, told)
-            try:
-                found = await look()
-                left = deadline - current_time()
-                if found or left <= 0:
-                    return found
+        told = self._arm(interests)
+        try:
+            while not (found := await look()):
+                left = deadline - current_time() if timeout_seconds is not None else inf
                 left = left if backstop_seconds is None else min(left, backstop_seconds)
-                with move_on_after(None if left == inf else left):
-                    await told.wait()
-            finally:
-                self._disarm(interests, told)
+                if left <= 0:
+                    break
+                await _wait(told, left)
+                if told.is_set():
+                    if found := await look():  # before it is armed again: most often this is all
+                        break
+                    told = self._arm(interests, told)
+        finally:
+            self._disarm(interests, told)
+        return found
 
-    def _arm(self, interests: Sequence[Interest], told: Event) -> None:
-        """Have *told* set by the next of each interest."""
+    def _arm(self, interests: Sequence[Interest], before: Event | None = None) -> Event:
+        """Return an event that is set by the next of each interest; the one *before* has been."""
+        if before is not None:
+            self._disarm(interests, before)
+        told = Event()
         for interest in interests:
             self._waiting.setdefault(interest, {})[told] = None
         self._announcer.arm(interests, self)
+        return told
 
     def _disarm(self, interests: Sequence[Interest], told: Event) -> None:
         """Forget *told*; where nobody is left who waits for something, the announcer forgets this loop."""
@@ -71,10 +77,20 @@ class Hub:
                 waiting.pop(told, None)
                 if not waiting:
                     del self._waiting[interest]
-                    self._announcer.disarm((interest,), self)
+            if not waiting:  # where `_wake` took us out, for something older, the announcer still knows this loop
+                self._announcer.disarm((interest,), self)
 
     def _wake(self, interests: Sequence[Interest]) -> None:
         """Set whoever waits for one of *interests*; on the event loop."""
         for interest in interests:
             for told in self._waiting.pop(interest, ()):
                 told.set()
+
+
+async def _wait(told: Event, seconds: float) -> None:
+    """Wait for *told*, at most so long."""
+    if seconds == inf:
+        await told.wait()
+    else:
+        with move_on_after(seconds):
+            await told.wait()

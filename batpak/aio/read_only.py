@@ -60,7 +60,7 @@ class AsyncReadOnlyStore(AsyncReading[ReadOnlyStore]):
         """
         begin = partial(self._store.follow, region, after=after, durable=durable, poll_seconds=poll_seconds)
         return AsyncFollower(
-            begin, self._hubs.get(), self._store._announcer, self._offload, poll_seconds=poll_seconds, refreshes=True
+            begin, self._hubs, self._store._announcer, self._offload, poll_seconds=poll_seconds, refreshes=True
         )
 
     async def refresh(self) -> int:

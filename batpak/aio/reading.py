@@ -130,7 +130,7 @@ class AsyncReading(Generic[StoreT]):
         """
         begin = partial(self._store.follow, region, after=after, durable=durable)
         backstop = BACKSTOP_SECONDS if durable else None
-        return AsyncFollower(begin, self._hubs.get(), self._store._announcer, self._offload, poll_seconds=backstop)
+        return AsyncFollower(begin, self._hubs, self._store._announcer, self._offload, poll_seconds=backstop)
 
     # The graph ---------------------------------------------------------------------------------------------------
 

@@ -16,12 +16,12 @@ from batpak.aio.opening import Opening
 from batpak.aio.read_only import AsyncReadOnlyStore
 from batpak.config import StoreConfig
 from batpak.coordinate import Coordinate
-from batpak.event import NO_FLAGS, EventFlags, IndexEntry, NewEvent, StoredEvent
+from batpak.event import NO_FLAGS, EventFlags, NewEvent
 from batpak.kind import EventKind
 from batpak.payload import Payload
 from batpak.receipt import Receipt
 from batpak.reports import Diagnostics
-from batpak.request import cause_ids, check_durable, check_wait
+from batpak.request import Cause, cause_ids, check_durable, check_wait
 from batpak.store import Store
 
 
@@ -122,7 +122,7 @@ class AsyncStore(AsyncDelivering):
         kind: EventKind,
         payload: Payload,
         *,
-        cause: StoredEvent | IndexEntry | Receipt,
+        cause: Cause,
         expected_sequence: int | None = None,
         idempotency_key: UUID | str | None = None,
         flags: EventFlags = NO_FLAGS,

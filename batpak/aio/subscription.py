@@ -8,6 +8,7 @@ from typing import Generic, Self, TypeVar, cast
 from batpak.actors.announcer import STOP, Interest
 from batpak.aio.filling import Filling, Offload
 from batpak.aio.hub import Hub
+from batpak.aio.loops import PerLoop
 from batpak.delivery.feed import BLOCK
 from batpak.delivery.pipeline import SKIPPED, Pipeline
 from batpak.delivery.subscription import Live
@@ -21,13 +22,13 @@ StateT = TypeVar("StateT")
 class Source:
     """What a subscription and those that its operators make share."""
 
-    __slots__ = ("filling", "hub", "interests", "live")
+    __slots__ = ("_filling", "hubs", "interests", "live")
 
-    def __init__(self, live: Live, hub: Hub, offload: Offload) -> None:
-        """Deliver what *live* takes to the tasks of *hub*."""
+    def __init__(self, live: Live, hubs: PerLoop[Hub], offload: Offload) -> None:
+        """Deliver what *live* takes to the tasks of one of *hubs*."""
         self.live = live
-        self.hub = hub
-        self.filling = Filling(live.fill, self._is_hot, offload)
+        self.hubs = hubs
+        self._filling = Filling(offload)
         self.interests = (*live.feed.interests, Interest(STOP, id(live)))
 
     def close(self) -> None:
@@ -35,8 +36,13 @@ class Source:
         self.live.closed = True
         self.live.feed.store._announcer.tell(self.interests[-1])
 
-    def _is_hot(self) -> bool:
-        return self.live.feed.is_hot(BLOCK)
+    def is_current(self) -> bool:
+        """Whether there is nothing to fill in; in this order, or a thread ends between that nobody waits for."""
+        return self.live.is_current() and not self._filling.is_busy
+
+    async def fill(self) -> None:
+        """Fill in the next block, if there is one."""
+        await self._filling.do(self.live.fill, hot=self.live.feed.is_hot(BLOCK))
 
 
 class AsyncSubscription(AsyncIterator[T_co], Generic[T_co]):
@@ -82,7 +88,7 @@ class AsyncSubscription(AsyncIterator[T_co], Generic[T_co]):
         found = () if self._ended else await self._look()
         if not found and not self._ended:
             source = self._source
-            found = await source.hub.wait_until(source.interests, self._look, timeout_seconds)
+            found = await source.hubs.get().wait_until(source.interests, self._look, timeout_seconds)
         return self._item(found)
 
     def __aiter__(self) -> Self:
@@ -117,8 +123,8 @@ class AsyncSubscription(AsyncIterator[T_co], Generic[T_co]):
         """Return what is there as a tuple of one; nothing where there is nothing yet."""
         live = self._source.live
         while not self._ended:
-            if not live.ready:
-                await self._source.filling.fill()
+            if not live.ready and not self._source.is_current():
+                await self._source.fill()
             if not live.ready:
                 return ()
             item = live.take(self._pipeline)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar, cast
 
-from anyio import CancelScope, CapacityLimiter, Event, create_task_group, move_on_after, to_thread
+from anyio import Event, create_task_group, move_on_after
 from anyio.abc import TaskGroup
 
 from batpak.actors.announcer import STOP, Announcer, Interest
+from batpak.aio.errand import attend, finish
 from batpak.aio.hub import Hub
+from batpak.aio.loops import PerLoop, post_to, running_loop
 from batpak.delivery.course import Continue, Course, Handle, Pause, Pull, Pulled, Step, Verdict
 from batpak.delivery.reactor import Reacting, Reactions, checked_verdict
 from batpak.delivery.worker import Job, State
@@ -35,13 +38,15 @@ class AsyncWorker:
     A handler that is no coroutine function runs in a thread, and is waited for even when cancelled.
     """
 
-    def __init__(self, prepare: Callable[[], Job], name: str, course: Course, handle: Handling, hub: Hub) -> None:
+    def __init__(
+        self, prepare: Callable[[], Job], name: str, course: Course, handle: Handling, hubs: PerLoop[Hub]
+    ) -> None:
         """Do the job that *prepare*, in a thread, returns; made by `AsyncStore.cursor_worker` and `react_loop`."""
         self._prepare = prepare
         self._name = name
         self._course = course
         self._handle = handle
-        self._hub = hub
+        self._hubs = hubs
         self._stop = Interest(STOP, id(self))
         self._announcer: Announcer | None = None
         self._job: Job | None = None
@@ -79,26 +84,22 @@ class AsyncWorker:
 
     async def run(self) -> None:
         """Be the worker, until it is stopped; raises the error that ends it. Serves once."""
-        if self._used:
-            raise RuntimeError("found a worker that has been run, expected a new one")
-        self._used = True
-        try:
-            await self._live()
-        except BaseException as error:
-            self._error = error if isinstance(error, Exception) else None
-            self._state = "failed" if self._error is not None else "stopped"
-            raise
-        else:
-            self._state = "stopped"
-        finally:
-            self._ready.set()
-            self._done.set()
+        self._use()
+        await self._run()
 
     async def __aenter__(self) -> Self:
-        self._group = create_task_group()
-        await self._group.__aenter__()
-        self._group.start_soon(self._run_kept)
-        await self._ready.wait()
+        self._use()
+        self._group = group = create_task_group()
+        await group.__aenter__()
+        try:
+            group.start_soon(self._run_kept)
+            await self._ready.wait()
+        except BaseException as error:
+            await group.__aexit__(type(error), error, error.__traceback__)
+            raise
+        if self._job is None and self._error is not None:
+            await group.__aexit__(None, None, None)
+            raise self._error
         return self
 
     async def __aexit__(
@@ -116,19 +117,38 @@ class AsyncWorker:
     def __repr__(self) -> str:
         return f"<AsyncWorker {self._name!r} {self._state}>"
 
+    def _use(self) -> None:
+        """Refuse to serve twice."""
+        if self._used:
+            raise RuntimeError("found a worker that has been run, expected a new one")
+        self._used = True
+
     # The task ----------------------------------------------------------------------------------------------------
 
     async def _run_kept(self) -> None:
         """Run; what ends it is kept for whoever joins."""
+        with suppress(Exception):
+            await self._run()
+
+    async def _run(self) -> None:
+        """Work, and keep what ends it."""
         try:
-            await self.run()
-        except Exception:  # noqa: BLE001, S110 - `run` has kept it
-            pass
+            await self._live()
+        except BaseException as error:
+            self._error = error if isinstance(error, Exception) else None
+            self._state = "failed" if self._error is not None else "stopped"
+            raise
+        else:
+            self._state = "stopped"
+        finally:
+            self._ready.set()
+            self._done.set()
 
     async def _live(self) -> None:
         """Prepare, follow the course, let go."""
         error: BaseException | None = None
-        job = self._job = await _in_thread(self._prepare)
+        post = post_to(running_loop())
+        job = self._job = await finish(self._prepare, post, undo=lambda job: job.cursor.close())
         self._announcer = job.store._announcer
         try:
             job.begin()
@@ -138,8 +158,7 @@ class AsyncWorker:
             error = raised
             raise
         finally:
-            with CancelScope(shield=True):
-                await _in_thread(partial(job.end, error))
+            await finish(partial(job.end, error), post)
 
     async def _follow(self, job: Job) -> None:
         """Do one step after the other."""
@@ -165,7 +184,7 @@ class AsyncWorker:
             case Handle():
                 return await self._handle(step.events)
             case Pause():
-                await self._hub.wait_until((self._stop,), self._look_for_stop, step.seconds)
+                await self._hubs.get().wait_until((self._stop,), self._look_for_stop, step.seconds)
             case _:
                 await _in_thread(partial(job.do, step))
         return None
@@ -179,7 +198,7 @@ class AsyncWorker:
             pulled = await _in_thread(partial(job.pull_nowait, limit))
             return pulled if pulled.events or pulled.retries else None
 
-        return await self._hub.wait_until((*job.interests, self._stop), look, None) or Pulled()
+        return await self._hubs.get().wait_until((*job.interests, self._stop), look, None) or Pulled()
 
     async def _look_for_stop(self) -> bool:
         return self._course.is_stopping()
@@ -221,4 +240,4 @@ async def _call(function: Callable[..., object], *arguments: object) -> object:
 
 async def _in_thread(act: Callable[[], T]) -> T:
     """Have a thread do *act*, and wait for its end even when cancelled."""
-    return await to_thread.run_sync(act, limiter=CapacityLimiter(1))
+    return await attend(act, post_to(running_loop()))

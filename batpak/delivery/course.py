@@ -161,6 +161,11 @@ class Course:
         self._clock = clock
         self._failures: list[float] = []
 
+    @property
+    def parks(self) -> bool:
+        """Whether what fails is set aside."""
+        return self._on_error.parks
+
     def stop(self) -> None:
         """Have it end after what is being handled; from any thread."""
         self._stopping = True
@@ -187,10 +192,12 @@ class Course:
         """Pull, handle, commit."""
         while not self.is_stopping():
             pulled: Pulled = yield Pull(self._batch_size)
-            for event in pulled.retries:
-                yield from self._retry(event)
-            events = list(pulled.events)
             done, verdict = 0, Continue
+            for event in pulled.retries:
+                verdict = yield from self._retry(event)
+                if verdict is not Continue or self.is_stopping():
+                    return
+            events = list(pulled.events)
             while done < len(events) and verdict is Continue and not (self.is_stopping() and self._singly):
                 unit = events[done : done + 1] if self._singly else events[done:]
                 count, verdict = yield from self._handle(unit)
@@ -210,8 +217,10 @@ class Course:
                 raise
             except Exception as error:
                 attempts += 1
-                if attempts < self._on_error.attempts and not self.is_stopping():
+                if attempts < self._on_error.attempts:
                     yield Pause(self._on_error.wait_seconds)
+                    if self.is_stopping():  # the next start makes the attempts that are left
+                        return 0, Stop
                     continue
                 if not self._on_error.parks:
                     raise
@@ -229,16 +238,18 @@ class Course:
             done += count
         return done, verdict
 
-    def _retry(self, event: StoredEvent) -> Generator[Step, Any, None]:
-        """Make another attempt at a parked event; what fails again stays parked."""
+    def _retry(self, event: StoredEvent) -> Generator[Step, Any, Verdict]:
+        """Make another attempt at a parked event; what fails again, or is not handled, stays parked."""
         try:
-            yield Handle([event])
+            verdict: Verdict = yield Handle([event])
         except _FINAL:
             raise
         except Exception as error:  # noqa: BLE001 - it was set aside because it fails
             yield Park(event, error, 1)
-        else:
+            return Continue
+        if verdict is not StopAndRollback:
             yield Settle(event)
+        return verdict
 
     def _may_restart(self) -> bool:
         """Count a failure; whether the policy grants another start."""

@@ -95,12 +95,12 @@ class Follower:
 
     # Inside ------------------------------------------------------------------------------------------------------
 
-    def _look(self) -> bool:
-        """Read the next block; whether something is there, or nothing will ever be."""
-        if not self._closed and not self._ready:
-            self._fill(1)
+    def _look(self, wanted: int = 1) -> bool:
+        """Read the next block, unless *wanted* events are there; whether any is, or none will ever be."""
+        if not self._closed and len(self._ready) < wanted:
+            self._fill(wanted - len(self._ready))
             if not self._ready and self._feed.store._catch_up():
-                self._fill(1)
+                self._fill(wanted)
         return bool(self._ready) or self._closed
 
     def _fill(self, wanted: int) -> None:
@@ -170,7 +170,7 @@ class Cursor(Follower):
         """Go back to the place that was committed last: what came behind it is delivered again."""
         self._ready = deque()
         self._delivered = None
-        self._feed.looked = self._start
+        self._feed.go_back(self._start)
 
     def close(self) -> None:
         """End it, and let go of the name; what was not committed is delivered again to the next holder."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batpak.actors.announcer import MORE_DURABLE, interest_in
+from batpak.storage.filter import lies_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 
 BLOCK: Final = 256
 """How many events are taken at a time."""
+NEWS: Final = 32
+"""So many rows of the tail are quicker looked at one by one than looked up."""
+
+
+class _Look(NamedTuple):
+    """What a look has found in *view*, up to global sequence *last*: all of it, or as much as was asked for."""
+
+    found: list[Record]
+    view: View
+    last: int
+    whole: bool
 
 
 class Feed:
@@ -27,7 +39,7 @@ class Feed:
     With *durable* it ends at the durable position. *interests* are what announces more.
     """
 
-    __slots__ = ("_durable", "interests", "looked", "region", "store")
+    __slots__ = ("_durable", "_row", "_seen", "interests", "looked", "region", "store")
 
     def __init__(self, store: Reading, region: Region, looked: int, *, durable: bool = False) -> None:
         """Begin behind *looked*."""
@@ -35,51 +47,91 @@ class Feed:
         self.region = region
         self.looked = looked
         self._durable = durable
+        # Behind the last look that found everything: the view that it looked at, and the rows of its tail. A moment's
+        # news are the rows that this tail has got since.
+        self._seen: View | None = None
+        self._row = 0
         self.interests: Sequence[Interest] = (MORE_DURABLE,) if durable else (interest_in(region),)
 
     def records(self, limit: int) -> list[Record]:
         """Return the next rows and look past them: *limit*, or a few more that share the last one's sequence."""
-        found, looked = self._look(limit)
-        self.looked = looked
-        return found
+        look = self._look(limit)
+        self._past(look)
+        return look.found
 
     def events(self, limit: int) -> list[StoredEvent]:
         """Return the next events, as `records`; a frame that cannot be read leaves this where it was."""
-        found, looked = self._look(limit)
-        events = self.store.load_records(found) if found else []
-        self.looked = looked
+        look = self._look(limit)
+        events = self.store.load_records(look.found) if look.found else []
+        self._past(look)
         return events
 
     def notifications(self, limit: int) -> list[Notification]:
         """Return the facts of the next events, as `records`."""
-        found, looked = self._look(limit)
-        notifications = self.store._notifications(found) if found else []
-        self.looked = looked
+        look = self._look(limit)
+        notifications = self.store._notifications(look.found) if look.found else []
+        self._past(look)
         return notifications
+
+    def go_back(self, looked: int) -> None:
+        """Deliver again what lies behind *looked*."""
+        self.looked = looked
+        self._seen = None
+
+    def is_current(self) -> bool:
+        """Whether nothing has become visible since the last look."""
+        return not self._durable and self._seen is self.store._view()
 
     def exceeds(self, capacity: int) -> bool:
         """Whether more than *capacity* events lie behind."""
+        if self.is_current():
+            return False
         view = self._view()
         if view.last_sequence() - self.looked <= capacity:
             return False  # whatever they are: what we append has a sequence of its own
         more = islice(self.store.selected(view, lambda view: self._select(view, None)), capacity, None)
         return next(more, None) is not None
 
-    def is_hot(self, most: int) -> bool:
-        """Whether at most *most* events lie behind, all of them in memory: no disk is waited for to look at them."""
+    def is_hot(self, most: int, most_bytes: int | None = None) -> bool:
+        """Whether at most *most* events lie behind, all of them in memory: no disk is waited for to look at them.
+
+        With *most_bytes*, whether their frames are no longer than that together, either.
+        """
         view = self.store._view()
         tail = view.parts[-1]
         behind = view.last_sequence() - self.looked
-        return behind <= most and (not behind or tail.first_sequence <= self.looked + 1)
+        if behind > most or (behind > 0 and tail.first_sequence > self.looked + 1):
+            return False
+        if most_bytes is None:
+            return True
+        rows = range(max(0, view.bound - behind), view.bound)
+        return sum(tail.record(row).length for row in rows) <= most_bytes
 
-    def _look(self, limit: int) -> tuple[list[Record], int]:
-        """Return the next rows and how far that has looked."""
+    def _look(self, limit: int) -> _Look:
+        """Look at the next rows; this stays where it is."""
         view = self._view()
+        seen = self._seen
+        if (
+            seen is not None
+            and view.parts
+            and view.parts[-1] is seen.parts[-1]
+            and 0 <= view.bound - self._row <= min(limit, NEWS)
+        ):
+            tail = view.parts[-1]
+            news = [record for row in range(self._row, view.bound) if lies_in(record := tail.record(row), self.region)]
+            return _Look(news, view, view.last_sequence(), whole=True)
         last = view.last_sequence()
         if last <= self.looked:
-            return [], self.looked
+            return _Look([], view, self.looked, whole=True)
         found = list(self.store.selected(view, lambda view: self._select(view, limit)))
-        return found, last if len(found) < limit else found[-1].global_sequence
+        whole = len(found) < limit
+        return _Look(found, view, last if whole else found[-1].global_sequence, whole=whole)
+
+    def _past(self, look: _Look) -> None:
+        """Go on behind what *look* has seen."""
+        self.looked = look.last
+        self._seen = look.view if look.whole and look.view.parts else None
+        self._row = look.view.bound
 
     def _select(self, view: View, limit: int | None) -> Iterator[Record]:
         """Yield what lies behind in *view*."""

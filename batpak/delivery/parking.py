@@ -14,7 +14,8 @@ from uuid import UUID
 
 from batpak.actors.announcer import ENTITY, Interest
 from batpak.coordinate import MAX_COORDINATE_BYTES, Coordinate
-from batpak.errors import InvalidRequestError, ReactorError
+from batpak.delivery.reactor import ANY_SEQUENCE, Reaction, name_of
+from batpak.errors import InvalidRequestError
 from batpak.kind import PARKED, EventKind
 from batpak.reports import ParkedEvent
 from batpak.request import check_name
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from batpak.delivering import Delivering
     from batpak.event import StoredEvent
     from batpak.payload import Payload
+    from batpak.region import Region
 
 NAMESPACE: Final = "batpak.parked:"
 SCOPE: Final = "batpak"
 MAX_NAME_BYTES: Final = MAX_COORDINATE_BYTES - len(NAMESPACE)
+NO_ID: Final = UUID(int=0)
 _KIND: Final = EventKind.from_value(PARKED)
 
 
@@ -47,6 +50,11 @@ class Parking:
         self._coordinate = Coordinate(NAMESPACE + name, SCOPE)
         self._seen = -1
         self.interest = Interest(ENTITY, self._coordinate.entity)
+
+    def lies_in(self, region: Region) -> bool:
+        """Whether *region* holds what is parked: it would come back, and so on without end."""
+        parked = Reaction(self._coordinate, _KIND, ANY_SEQUENCE, NO_ID)
+        return replace(region, sequences=None, correlation_id=None).matches(parked)
 
     def all(self) -> list[ParkedEvent]:
         """Return what is parked now, in the order in which it was first set aside."""
@@ -82,9 +90,7 @@ class Parking:
 
     def park(self, event: StoredEvent, error: Exception, attempts: int) -> None:
         """Set *event* aside."""
-        cause = error.__cause__ if isinstance(error, ReactorError) and error.__cause__ else error
-        name = type(cause).__name__
-        self._note(event, "parked", error=name, attempts=attempts)
+        self._note(event, "parked", error=name_of(error), attempts=attempts)
 
     def settle(self, event: StoredEvent) -> None:
         """Note that *event* has been handled after all."""

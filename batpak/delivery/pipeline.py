@@ -27,7 +27,10 @@ class Pipeline:
     @property
     def ended(self) -> bool:
         """Whether nothing more can come out."""
-        return any(take.left == 0 for take in self._takes)
+        for take in self._takes:  # noqa: SIM110 - asked for each item; a generator costs more than the loop
+            if not take.left:
+                return True
+        return False
 
     def push(self, item: object) -> object:
         """Return what becomes of *item*, or `SKIPPED`."""

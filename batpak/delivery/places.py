@@ -18,6 +18,7 @@ from batpak.receipt import Place
 from batpak.reports import NamedPlace
 from batpak.request import check_name
 from batpak.storage import original_cursor, place_file
+from batpak.storage.seam import TEMPORARY_PREFIX
 
 if TYPE_CHECKING:
     from batpak.delivering import Delivering
@@ -32,7 +33,7 @@ Start: TypeAlias = "int | Place | Literal['beginning', 'end']"
 class HeldPlace:
     """A named place while a cursor or a worker holds it."""
 
-    __slots__ = ("_book", "_count", "_crc", "_file", "_saving", "name", "place", "region")
+    __slots__ = ("_book", "_count", "_crc", "_file", "_leaving", "_savers", "_saving", "name", "place", "region")
 
     def __init__(self, book: PlaceBook, name: str, region: Region) -> None:
         """Hold *name* for whoever delivers *region*."""
@@ -41,6 +42,8 @@ class HeldPlace:
         self._count = 0
         self._crc = 0
         self._saving = RLock()
+        self._savers = 0
+        self._leaving = False
         self.name = name
         self.region = region
         self.place: Place | None = None
@@ -58,8 +61,14 @@ class HeldPlace:
         One that is not ahead of what stands there is passed over: somebody was cancelled while a later one was saved.
         """
         with self._saving:
-            if self.place is None or place.global_sequence > self.place.global_sequence:
-                self._save(place)
+            self._savers += 1
+            try:
+                if self.place is None or place.global_sequence > self.place.global_sequence:
+                    self._save(place)
+            finally:
+                self._savers -= 1
+                if self._leaving:
+                    self.let_go()
 
     def _save(self, place: Place) -> None:
         """Write *place*."""
@@ -67,7 +76,8 @@ class HeldPlace:
         store._cover_everything()
         slot = place_file.encode_slot(self._crc, self._count + 1, place)
         file = self._file
-        if file is None:
+        if file is None or self._leaving:
+            store._view()  # what has let go may be the store itself
             raise InvalidRequestError(f"place {self.name!r}: found a holder that has let go, expected one that holds")
         try:
             written = file.pwrite(slot, place_file.SLOTS[(self._count + 1) % 2])
@@ -82,7 +92,10 @@ class HeldPlace:
             store._log.emit(DEBUG, "cursor.committed", name=self.name, global_sequence=place.global_sequence)
 
     def let_go(self) -> None:
-        """Hold it no more. Idempotent."""
+        """Hold it no more; whoever is saving it lets go of it after that. Idempotent."""
+        self._leaving = True
+        if self._savers:  # a number that is closed under a write may be another file's by then
+            return
         file, self._file = self._file, None
         if file is not None:
             with suppress(OSError):
@@ -151,8 +164,10 @@ class PlaceBook:
         """Move a place that nobody holds."""
         region, _ = self.where(name)
         held = self.hold(name, region, "beginning")
-        held.let_go()
-        self._create(name, region, place)
+        try:
+            self._create(name, region, place)
+        finally:
+            held.let_go()
         self.store._announcer.tell(Interest(PLACE, name))
 
     def delete(self, name: str) -> bool:
@@ -219,7 +234,11 @@ class PlaceBook:
             names = self.store._files.list(place_file.FOLDER)
         except OSError as error:
             raise StorageError("list", place_file.FOLDER, error.errno) from error
-        return [f"{place_file.FOLDER}/{name}" for name in names if name.endswith(place_file.SUFFIX)]
+        return [
+            f"{place_file.FOLDER}/{name}"
+            for name in names
+            if name.endswith(place_file.SUFFIX) and not name.startswith(TEMPORARY_PREFIX)
+        ]
 
     def _import(self, name: str, region: Region) -> tuple[bool, Place | None]:
         """Return whether the original left a checkpoint of that name, and the place that it means."""

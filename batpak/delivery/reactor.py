@@ -26,7 +26,7 @@ ANY_SEQUENCE: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Reaction:
+class Reaction:
     """What a region looks at in an event that has not been appended."""
 
     coordinate: Coordinate
@@ -60,7 +60,7 @@ class Reactions:
         so on without end. Where that is meant, say ``may_feed_itself=True``.
         """
         if self._own is not None:
-            reaction = _Reaction(coordinate, kind, ANY_SEQUENCE, self._event.correlation_id)
+            reaction = Reaction(coordinate, kind, ANY_SEQUENCE, self._event.correlation_id)
             if self._own.matches(reaction):
                 raise InvalidRequestError(
                     f"reaction: found {coordinate} of kind {kind.value:#06x}, which the reactor {self._name!r} itself "
@@ -110,9 +110,12 @@ class Reacting:
         return Reactions(self._name, event, self._own)
 
     def finish(self, event: StoredEvent, reactions: Reactions) -> None:
-        """Write the reactions to *event*, as one batch."""
-        if len(reactions):
-            self._store.append_batch(reactions.items)
+        """Write the reactions to *event*, as one batch; what may not be written is the reactor's fault."""
+        try:
+            if len(reactions):
+                self._store.append_batch(reactions.items)
+        except InvalidRequestError as error:
+            raise self.failed(event, error) from error
         log = self._store._log
         if log.passes(DEBUG):
             log.emit(
@@ -129,6 +132,12 @@ class Reacting:
         failure = ReactorError(self._name, event.event_id, type(error).__name__)
         failure.__cause__ = error
         return failure
+
+
+def name_of(error: Exception) -> str:
+    """Return the name of an error's type, of the cause where a reactor failed: what logs and parked events tell."""
+    cause = error.__cause__ if isinstance(error, ReactorError) and error.__cause__ else error
+    return type(cause).__name__
 
 
 def checked_verdict(found: object) -> Verdict:

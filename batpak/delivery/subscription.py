@@ -55,8 +55,13 @@ class Live:
         if self._rest is None:
             self.ready.extend(self.feed.notifications(BLOCK))
         else:
-            self.ready.extend(self.feed.notifications(min(BLOCK, self._rest)))
-            self._rest = max(0, self._rest - len(self.ready))
+            last = self.feed.notifications(min(BLOCK, self._rest))
+            self._rest = max(0, self._rest - len(last))
+            self.ready.extend(last)
+
+    def is_current(self) -> bool:
+        """Whether nothing has become visible since the last block was taken."""
+        return self._rest is None and self.feed.is_current()
 
     def take(self, pipeline: Pipeline) -> object:
         """Return the next item that *pipeline* makes of what has been filled in; `SKIPPED` where there is none."""
@@ -157,7 +162,8 @@ class Subscription(Generic[T_co]):
     def _next_nowait(self) -> object:
         """Return the next item that comes out of the operators by now."""
         while not self._pipeline.ended:
-            self._live.fill()
+            if not self._live.ready and not self._live.is_current():
+                self._live.fill()
             if not self._live.ready:
                 break
             item = self._live.take(self._pipeline)

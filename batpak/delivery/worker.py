@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from threading import Lock, Thread, current_thread
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar
 
-from batpak.actors.announcer import ThreadListener, wait_until
+from batpak.actors.announcer import BACKSTOP_SECONDS, ThreadListener, wait_until
 from batpak.delivery.course import (
     Commit,
     Continue,
@@ -21,7 +22,7 @@ from batpak.delivery.course import (
     Step,
     Verdict,
 )
-from batpak.delivery.reactor import checked_verdict
+from batpak.delivery.reactor import checked_verdict, name_of
 from batpak.errors import StoreClosedError
 from batpak.log import ERROR, INFO, WARNING
 from batpak.request import check_timeout
@@ -72,7 +73,7 @@ class Job:
                     "worker.parked",
                     name=self.label,
                     event_id=str(step.event.event_id),
-                    error=type(step.error).__name__,
+                    error=name_of(step.error),
                     attempts=step.attempts,
                 )
             case Settle():
@@ -80,7 +81,7 @@ class Job:
                 self._parking.settle(step.event)
             case Restart():
                 self.cursor.rollback()
-                error, restarts = type(step.error).__name__, self.course.restarts
+                error, restarts = name_of(step.error), self.course.restarts
                 self._log.emit(WARNING, "worker.restarted", name=self.label, error=error, restarts=restarts)
 
     def begin(self) -> None:
@@ -93,7 +94,7 @@ class Job:
         if isinstance(error, StoreClosedError) or not isinstance(error, Exception):  # closed, stopped or cancelled
             self._log.emit(INFO, "worker.stopped", name=self.label)
         else:
-            self._log.emit(ERROR, "worker.failed", name=self.label, error=type(error).__name__)
+            self._log.emit(ERROR, "worker.failed", name=self.label, error=name_of(error))
 
 
 class Worker:
@@ -137,8 +138,11 @@ class Worker:
     def join(self, timeout_seconds: float | None = None) -> bool:
         """Wait for its end, at most *timeout_seconds*; whether it has ended. Raises the error that ended it."""
         check_timeout(timeout_seconds)
-        if not self._done and current_thread() is not self._thread:
-            seconds = -1.0 if timeout_seconds is None else timeout_seconds
+        left = inf if timeout_seconds is None else timeout_seconds
+        while not self._done and left > 0 and current_thread() is not self._thread:
+            # In steps: a signal that comes just before a wait is heard when that wait ends, and not before.
+            seconds = min(left, BACKSTOP_SECONDS)
+            left -= seconds
             if self._ended.acquire(timeout=seconds):
                 self._ended.release()
         if self._done and self._error is not None:

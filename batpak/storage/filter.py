@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from batpak.region import is_within
 from batpak.storage.postings import AllRows
 from batpak.storage.row import CATEGORY_SHIFT, HIDDEN, SYSTEM
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from batpak.region import Region
     from batpak.storage.postings import Posting
+    from batpak.storage.row import Record
 
 MAX_DEPTH: Final = 8
 """How many leading namespaces of an entity have postings: an entity of nothing but colons must not cost thousands."""
@@ -65,6 +67,21 @@ def match(terms: Terms, region: Region, start: int, stop: int, *, reverse: bool)
     rows = posting.rows(start, stop, reverse=reverse)
     test = _test(terms, region, walked)
     return rows if test is None else filter(test, rows)
+
+
+def lies_in(record: Record, region: Region) -> bool:
+    """Whether a read of *region* shows the event of *record*; the same as `match` finds, for one event."""
+    bits, kind = record.bits, record.kind
+    return (
+        not bits & HIDDEN
+        and (region.include_system or not bits & SYSTEM)
+        and (region.entity is None or is_within(region.entity, record.entity))
+        and (region.scope is None or record.scope == region.scope)
+        and (region.kind is None or kind == region.kind.value)
+        and (region.category is None or kind >> CATEGORY_SHIFT == region.category)
+        and (region.sequences is None or region.sequences[0] <= record.sequence <= region.sequences[1])
+        and (region.correlation_id is None or (record.correlation_id or record.event_id) == region.correlation_id.bytes)
+    )
 
 
 def visible(terms: Terms, rows: Iterator[int]) -> Iterator[int]:

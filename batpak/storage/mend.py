@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batpak.storage import format2
+from batpak.storage import format2, place_file
 from batpak.storage.recovery import Torn
 from batpak.storage.seal import seal_by_name
 from batpak.storage.seam import TEMPORARY_PREFIX
@@ -29,7 +29,7 @@ def mend(files: Files, found: Survey, scan: Scan) -> list[tuple[str, Torn]]:
 
     No room for a copy is an `OSError`, and nothing was cut.
     """
-    for folder in ("", FOLDER):
+    for folder in ("", FOLDER, place_file.FOLDER):
         for name in files.list(folder):
             if name.startswith(TEMPORARY_PREFIX):  # a crash while it was written: whoever holds the lock may
                 files.remove(f"{folder}/{name}" if folder else name)

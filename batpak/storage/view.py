@@ -23,12 +23,13 @@ BEFORE_ALL: Final = -1
 class View:
     """A consistent look at the whole index."""
 
-    __slots__ = ("bound", "parts")
+    __slots__ = ("_last", "bound", "parts")
 
-    def __init__(self, parts: tuple[Part, ...], bound: int) -> None:
-        """Show *parts*, of the last one only *bound* rows."""
+    def __init__(self, parts: tuple[Part, ...], bound: int, last: int | None = None) -> None:
+        """Show *parts*, of the last one only *bound* rows; *last* is the highest visible sequence, if it is known."""
         self.parts = parts
         self.bound = bound
+        self._last = last
 
     def rows(self, part: Part) -> int:
         """How many rows of *part* are visible."""
@@ -40,6 +41,13 @@ class View:
 
     def last_sequence(self) -> int:
         """The highest visible global sequence; -1 where there is none."""
+        last = self._last
+        if last is None:
+            last = self._last = self._find_last()
+        return last
+
+    def _find_last(self) -> int:
+        """Look for the newest row."""
         for part in reversed(self.parts):
             if bound := self.rows(part):
                 return part.last_sequence if bound == part.count else part.record(bound - 1).global_sequence

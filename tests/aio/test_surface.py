@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -14,7 +15,9 @@ import pytest
 
 from batpak import (
     BatpakError,
+    Cursor,
     EventKind,
+    Follower,
     InvalidDirectoryError,
     NewEvent,
     PayloadError,
@@ -24,8 +27,19 @@ from batpak import (
     StoreClosedError,
     StoreConfig,
     StoreLockedError,
+    Subscription,
+    Worker,
 )
-from batpak.aio import AsyncEvents, AsyncReadOnlyStore, AsyncStore, Opening
+from batpak.aio import (
+    AsyncCursor,
+    AsyncEvents,
+    AsyncFollower,
+    AsyncReadOnlyStore,
+    AsyncStore,
+    AsyncSubscription,
+    AsyncWorker,
+    Opening,
+)
 from tests.aio.calls import ORDER, PLACED
 from tests.store.journals import Journal
 
@@ -34,7 +48,26 @@ pytestmark = pytest.mark.anyio
 INSIDE = {"forget_parent", "load_contents", "load_records", "selected"}
 """What the parts of a store share among themselves and no user calls."""
 PAIRS = [(Store, AsyncStore), (ReadOnlyStore, AsyncReadOnlyStore)]
+CONSUMERS = [(Subscription, AsyncSubscription), (Follower, AsyncFollower), (Cursor, AsyncCursor), (Worker, AsyncWorker)]
 OPENING = {"open", "open_read_only"}
+NEVER_WAITS = {"stop"}
+"""May be called by a signal handler and from another thread, so it is no coroutine."""
+DELIVERING = {
+    "cursor",
+    "cursor_worker",
+    "delete_place",
+    "drop_parked",
+    "follow",
+    "parked",
+    "places",
+    "react_loop",
+    "reset_place",
+    "retry_parked",
+    "subscribe",
+    "wait_for",
+}
+OTHER_TYPES = re.compile(r"\b(Subscription|Cursor|Follower|Worker|Handler|Reactor)\b")
+"""In the place of these the facade takes and returns its own."""
 
 
 def public_methods(of: type[Any]) -> dict[str, Any]:
@@ -45,8 +78,19 @@ def public_methods(of: type[Any]) -> dict[str, Any]:
     }
 
 
+def properties(of: type[Any]) -> set[str]:
+    return {name for name in dir(of) if isinstance(inspect.getattr_static(of, name), property)}
+
+
+def awaited(annotation: object) -> str:
+    """Return what the facade says where the store says *annotation*."""
+    return OTHER_TYPES.sub(r"Async\1", str(annotation))
+
+
 METHODS = [
-    pytest.param(sync, aio, name, id=f"{sync.__name__}.{name}") for sync, aio in PAIRS for name in public_methods(sync)
+    pytest.param(sync, aio, name, id=f"{sync.__name__}.{name}")
+    for sync, aio in PAIRS + CONSUMERS
+    for name in public_methods(sync)
 ]
 
 
@@ -59,7 +103,7 @@ def anyio_backend() -> str:
 def test_each_method_is_here_with_the_same_parameters(sync: type[Any], aio: type[Any], name: str) -> None:
     expected = inspect.signature(getattr(sync, name)).parameters
     found = inspect.signature(getattr(aio, name)).parameters
-    assert [str(each) for each in found.values()] == [str(each) for each in expected.values()]
+    assert [str(each) for each in found.values()] == [awaited(each) for each in expected.values()]
     assert type(inspect.getattr_static(aio, name)) is type(inspect.getattr_static(sync, name))
 
 
@@ -69,13 +113,31 @@ def test_what_returns_a_value_is_awaited_and_what_iterates_is_iterated(
 ) -> None:
     returned = inspect.signature(getattr(sync, name)).return_annotation
     method = getattr(aio, name)
+    found = inspect.signature(method).return_annotation
     if name in OPENING:
-        assert inspect.signature(method).return_annotation.startswith("Opening[")
+        assert found.startswith("Opening[")
     elif returned.startswith("Iterator"):
-        assert inspect.signature(method).return_annotation == "AsyncEvents"
+        assert found == "AsyncEvents"
+    elif OTHER_TYPES.search(returned) or name in NEVER_WAITS:
+        assert not inspect.iscoroutinefunction(method)
+        assert found == awaited(returned)
     else:
         assert inspect.iscoroutinefunction(method)
-        assert inspect.signature(method).return_annotation == returned
+        assert found == returned
+
+
+@pytest.mark.parametrize(("sync", "aio"), CONSUMERS)
+def test_a_consumer_has_the_same_properties_and_no_other_name(sync: type[Any], aio: type[Any]) -> None:
+    assert properties(aio) == properties(sync)
+    more = {"run"} if aio is AsyncWorker else {"aclose"}
+    assert set(public_methods(aio)) - set(public_methods(sync)) == more
+    assert hasattr(sync, "__iter__") == hasattr(aio, "__aiter__")
+    assert hasattr(sync, "__enter__") == hasattr(aio, "__aenter__") is True
+
+
+def test_everything_that_delivers_is_among_what_is_compared() -> None:
+    assert public_methods(AsyncStore).keys() >= DELIVERING
+    assert public_methods(Store).keys() >= DELIVERING
 
 
 def test_there_is_nothing_else_but_wrap_and_aclose() -> None:
