@@ -146,68 +146,77 @@ class Content(Protocol):
     def extensions(self) -> dict[str, object]:
         """What is rare, by name."""
 
-    def require_plain(self, event_id: UUID) -> None:
+    def require_plain(self, event_id: bytes) -> None:
         """Refuse a payload that is sealed."""
 
 
 class _Described:
-    """Every attribute of an index entry, taken from one."""
+    """Every attribute of an index entry; the entry is made when something of it is first asked for."""
 
-    __slots__ = ()
+    __slots__ = ("_facts", "_made")
+
+    def __init__(self, facts: Facts) -> None:
+        """Tell of *facts*."""
+        self._facts = facts
 
     @property
-    def _entry(self) -> IndexEntry:
-        raise NotImplementedError
+    def entry(self) -> IndexEntry:
+        """What the index knows of this event."""
+        try:
+            return self._made
+        except AttributeError:
+            self._made: IndexEntry = entry_of(self._facts)
+            return self._made
 
     @property
     def event_id(self) -> UUID:
         """The event's id; for a keyed append this is the key."""
-        return self._entry.event_id
+        return self.entry.event_id
 
     @property
     def coordinate(self) -> Coordinate:
         """Where the event lives."""
-        return self._entry.coordinate
+        return self.entry.coordinate
 
     @property
     def kind(self) -> EventKind:
         """What kind of event it is."""
-        return self._entry.kind
+        return self.entry.kind
 
     @property
     def global_sequence(self) -> int:
         """Its place in the journal, from 0."""
-        return self._entry.global_sequence
+        return self._facts.global_sequence
 
     @property
     def sequence(self) -> int:
         """Its place in its entity, from 0."""
-        return self._entry.sequence
+        return self.entry.sequence
 
     @property
     def wall_ms(self) -> int:
         """The clock's reading in milliseconds, never below the entity's event before."""
-        return self._entry.wall_ms
+        return self.entry.wall_ms
 
     @property
     def correlation_id(self) -> UUID:
         """What the event belongs to; its own id where the caller named nothing."""
-        return self._entry.correlation_id
+        return self.entry.correlation_id
 
     @property
     def causation_id(self) -> UUID | None:
         """The event that caused this one."""
-        return self._entry.causation_id
+        return self.entry.causation_id
 
     @property
     def flags(self) -> EventFlags:
         """Advice to readers."""
-        return self._entry.flags
+        return self.entry.flags
 
     @property
     def payload_version(self) -> int:
         """The version of the payload's schema; 0 where none was given."""
-        return self._entry.payload_version
+        return self.entry.payload_version
 
 
 class Notification(_Described):
@@ -216,30 +225,12 @@ class Notification(_Described):
     Every attribute of `IndexEntry` is here too. Two notifications are equal when they are of the same event.
     """
 
-    __slots__ = ("_facts", "_made", "event_hash")
+    __slots__ = ("event_hash",)
 
     def __init__(self, facts: Facts, event_hash: bytes) -> None:
-        """Tell of *facts*; its entry is made when something of it is first asked for."""
-        self._facts = facts
+        """Tell of *facts*."""
+        super().__init__(facts)
         self.event_hash = event_hash
-
-    @property
-    def _entry(self) -> IndexEntry:
-        try:
-            return self._made
-        except AttributeError:
-            self._made: IndexEntry = entry_of(self._facts)
-            return self._made
-
-    @property
-    def entry(self) -> IndexEntry:
-        """What the index knows of the event."""
-        return self._entry
-
-    @property
-    def global_sequence(self) -> int:
-        """Its place in the journal, from 0."""
-        return self._facts.global_sequence
 
     @property
     def place(self) -> Place:
@@ -250,7 +241,7 @@ class Notification(_Described):
         """Compare entry and hash."""
         if not isinstance(other, Notification):
             return NotImplemented
-        return (self._entry, self.event_hash) == (other._entry, other.event_hash)
+        return (self.entry, self.event_hash) == (other.entry, other.event_hash)
 
     def __hash__(self) -> int:
         """Hash by the event's own hash."""
@@ -258,7 +249,7 @@ class Notification(_Described):
 
     def __repr__(self) -> str:
         """Say which event this is of."""
-        entry = self._entry
+        entry = self.entry
         return f"<Notification {entry.global_sequence} {entry.coordinate}#{entry.sequence} {entry.event_id}>"
 
 
@@ -269,19 +260,12 @@ class StoredEvent(_Described):
     MessagePack that was stored. Two stored events are equal when their entries and their hashes are.
     """
 
-    __slots__ = ("_content", "_content_hash", "_entry", "_payload")
+    __slots__ = ("_content", "_content_hash", "_payload")
 
-    _entry: IndexEntry
-
-    def __init__(self, entry: IndexEntry, content: Content) -> None:
+    def __init__(self, facts: Facts, content: Content) -> None:
         """Join what the index and what the frame say of one event."""
-        self._entry = entry
+        super().__init__(facts)
         self._content = content
-
-    @property
-    def entry(self) -> IndexEntry:
-        """What the index knows of this event."""
-        return self._entry
 
     @property
     def timestamp_us(self) -> int:
@@ -326,20 +310,20 @@ class StoredEvent(_Described):
         try:
             return self._payload
         except AttributeError:
-            self._content.require_plain(self._entry.event_id)
+            self._content.require_plain(self._facts.event_id)
             self._payload: Payload = decode_payload(self._content.raw)
             return self._payload
 
     @property
     def place(self) -> Place:
         """Where this event stands in the journal, for ``after=``."""
-        return Place(self._entry.global_sequence, self._content.event_hash)
+        return Place(self._facts.global_sequence, self._content.event_hash)
 
     def __eq__(self, other: object) -> bool:
         """Compare entry and hashes; the hash stands for the payload."""
         if not isinstance(other, StoredEvent):
             return NotImplemented
-        return (self._entry, self.event_hash, self.content_hash) == (other._entry, other.event_hash, other.content_hash)
+        return (self.entry, self.event_hash, self.content_hash) == (other.entry, other.event_hash, other.content_hash)
 
     def __hash__(self) -> int:
         """Hash by the event's own hash."""
@@ -347,7 +331,7 @@ class StoredEvent(_Described):
 
     def __repr__(self) -> str:
         """Say which event this is; the payload stays out of logs."""
-        entry = self._entry
+        entry = self.entry
         return f"<StoredEvent {entry.global_sequence} {entry.coordinate}#{entry.sequence} {entry.event_id}>"
 
 

@@ -258,7 +258,7 @@ class Reading(ABC):
     def load_records(self, records: Sequence[Record]) -> list[StoredEvent]:
         """Read the frames of *records*, checked against the index."""
         contents = self.load_contents(records)
-        return [StoredEvent(entry_of(record), content) for record, content in zip(records, contents, strict=True)]
+        return [StoredEvent(record, content) for record, content in zip(records, contents, strict=True)]
 
     def load_contents(self, records: Sequence[Record]) -> list[FrameContent]:
         """Read frames and make sure that each is the one that the index speaks of."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from batpak.errors import EncryptedPayloadError
 from batpak.storage import format1, format2
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from batpak.storage.frame import Frame
 
 
@@ -34,6 +33,8 @@ class FrameContent:
     @property
     def raw(self) -> bytes:
         """The payload as it is stored."""
+        if self._frame is None and self._version == format2.VERSION:
+            return format2.payload_of(self._body)
         return self.frame.payload
 
     @property
@@ -56,10 +57,10 @@ class FrameContent:
         """What is rare, by name."""
         return self.frame.extensions
 
-    def require_plain(self, event_id: UUID) -> None:
+    def require_plain(self, event_id: bytes) -> None:
         """Refuse a payload that the original sealed."""
-        if self.frame.encrypted:
-            raise EncryptedPayloadError(event_id)
+        if self._version != format2.VERSION and self.frame.encrypted:
+            raise EncryptedPayloadError(UUID(bytes=event_id))
 
     def is_sound(self) -> bool:
         """Whether the stored hash is the one that the content has; in format 2 they are one."""

@@ -40,6 +40,7 @@ FIRST_BYTES: Final = b"\x9f\xc4\x10"
 
 KEY_BIT: Final = 0x100
 GENESIS: Final = bytes(32)
+_PAYLOAD: Final = 13
 _ELEMENTS: Final = 15
 _UINT16: Final = 2**16 - 1
 _UINT32: Final = 2**32 - 1
@@ -144,6 +145,14 @@ def decode_body(body: bytes | memoryview) -> Frame:
         extensions=extensions or _NO_EXTENSIONS,
         payload_size=len(payload),
     )
+
+
+def payload_of(body: bytes) -> bytes:
+    """Return the payload alone, of a body whose checksum was right; nothing else is looked at."""
+    payload = _unpack(body)[_PAYLOAD]
+    if type(payload) is not bytes:
+        raise FrameError("a payload of another type")
+    return payload
 
 
 def _unpack(body: bytes | memoryview) -> list[Any]:

@@ -39,6 +39,7 @@ ROW_BYTES: Final = ROW.size
 FACTS: Final = struct.Struct("<IIIHxxxB")
 """Entity, scope, sequence, kind and bits of a row, read at `FACTS_OFFSET`."""
 FACTS_OFFSET: Final = 44
+BITS_OFFSET: Final = 61
 
 KEY: Final = 1
 """The event's id is an idempotency key."""

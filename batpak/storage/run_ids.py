@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from batpak.storage import bloom
 from batpak.storage.blocks import Column
-from batpak.storage.row import ROW_BYTES
+from batpak.storage.row import BITS_OFFSET, KEY, ROW_BYTES
 from batpak.storage.run_format import ID_BYTES, ID_FENCE_ROWS, LISTED, Section
 
 if TYPE_CHECKING:
@@ -31,7 +31,17 @@ def prefix_of(event_id: bytes) -> int:
 class RunIds:
     """Every id of a run."""
 
-    __slots__ = ("_body", "_count", "_fences", "_filter", "_listed", "_listed_count", "_listed_fences", "_rows")
+    __slots__ = (
+        "_body",
+        "_count",
+        "_fences",
+        "_filter",
+        "_listed",
+        "_listed_count",
+        "_listed_fences",
+        "_rows",
+        "_span",
+    )
 
     def __init__(self, body: Body, sections: Mapping[str, tuple[int, int]], count: int) -> None:
         """Look in *sections* of *body* for the ids of *count* rows."""
@@ -43,6 +53,7 @@ class RunIds:
         self._listed_count = listed_bytes // LISTED.size
         self._listed_fences = Column(body, sections[Section.LISTED_FENCES], "Q")
         self._filter = sections[Section.LISTED_FILTER]
+        self._span: tuple[int, int] | None = None
 
     @property
     def listed_count(self) -> int:
@@ -51,18 +62,38 @@ class RunIds:
 
     def newest(self, event_id: bytes, bound: int) -> int | None:
         """Return the newest row below *bound* with that id."""
+        low, high = self._span or self._find_span()
+        found = self._newest_in_order(event_id, bound) if low <= prefix_of(event_id) <= high else -1
+        if self._listed_count and bloom.may_hold(self._body, self._filter, event_id):
+            found = max(found, self._newest_listed(event_id, bound))
+        return None if found < 0 else found
+
+    def _newest_in_order(self, event_id: bytes, bound: int) -> int:
+        """Return the newest row below *bound* with that id among those in order, -1 if there is none."""
         first, packed = self._near_fence(event_id)
-        found = -1
         at = packed.rfind(event_id)
         while at >= 0:
             row = first + at // ROW_BYTES
             if at % ROW_BYTES == 0 and row < bound:
-                found = row
-                break
+                return row
             at = packed.rfind(event_id, 0, at + ID_BYTES - 1)
-        if bloom.may_hold(self._body, self._filter, event_id):
-            found = max(found, self._newest_listed(event_id, bound))
-        return None if found < 0 else found
+        return -1
+
+    def _find_span(self) -> tuple[int, int]:
+        """Return bounds of the numbers of the ids in order; read once: most look-ups are of other runs' ids."""
+        first = self._prefixes(0, min(self._count, ID_FENCE_ROWS))
+        last_block = (self._count - 1) // ID_FENCE_ROWS
+        last = self._prefixes(last_block * ID_FENCE_ROWS, self._count)
+        low = first[0] if first else 0
+        high = max(last, default=0) if self._count else 0
+        self._span = low, max(high, self._fences[last_block])
+        return self._span
+
+    def _prefixes(self, first: int, last: int) -> list[int]:
+        """Return the numbers of the ids of some rows, without those that are keys."""
+        packed = self._body.read(self._rows + first * ROW_BYTES, self._rows + last * ROW_BYTES)
+        rows = [packed[at : at + ROW_BYTES] for at in range(0, len(packed), ROW_BYTES)]
+        return [prefix_of(row) for row in rows if not row[BITS_OFFSET] & KEY]
 
     def rows(self, event_id: bytes) -> list[int]:
         """Return every row with that id, ascending."""
