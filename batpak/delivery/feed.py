@@ -117,9 +117,10 @@ class Feed:
             and view.parts[-1] is seen.parts[-1]
             and 0 <= view.bound - self._row <= min(limit, NEWS)
         ):
-            tail = view.parts[-1]
-            news = [record for row in range(self._row, view.bound) if lies_in(record := tail.record(row), self.region)]
-            return _Look(news, view, view.last_sequence(), whole=True)
+            tail, looked = view.parts[-1], self.looked
+            news = (tail.record(row) for row in range(self._row, view.bound))
+            found = [record for record in news if record.global_sequence > looked and lies_in(record, self.region)]
+            return _Look(found, view, max(looked, view.last_sequence()), whole=True)
         last = view.last_sequence()
         if last <= self.looked:
             return _Look([], view, self.looked, whole=True)
