@@ -11,7 +11,7 @@ from batpak.delivery.course import Course, Handler, OnError
 from batpak.delivery.cursor import Cursor
 from batpak.delivery.feed import Feed
 from batpak.delivery.parking import Parking
-from batpak.delivery.places import PlaceBook, Start
+from batpak.delivery.places import HeldPlace, PlaceBook, Start
 from batpak.delivery.reactor import Reacting
 from batpak.delivery.subscription import DEFAULT_CAPACITY, Live, Subscription
 from batpak.delivery.worker import Job, Reactor, Worker, handling, reacting
@@ -63,6 +63,10 @@ class Delivering(Reading):
     def _cover_everything(self) -> None:
         """Return when everything that has been written is durable."""
 
+    @abstractmethod
+    def _keep_identity(self) -> None:
+        """Return when everything that has been written is durable, and this store's identity."""
+
     # Subscriptions and cursors -----------------------------------------------------------------------------------
 
     def subscribe(self, region: Region, *, capacity: int = DEFAULT_CAPACITY) -> Subscription[Notification]:
@@ -91,11 +95,16 @@ class Delivering(Reading):
         require("region", region, Region)
         self._view()
         if name is None:
-            place = self._start_place(start)
-            held = None
-        else:
-            held = self._places.hold(name, region, start)
-            place = held.place
+            return self._cursor_behind(region, self._start_place(start), None)
+        held = HeldPlace(self._places, name, region)
+        try:
+            self._places.hold(held, start)
+            return self._cursor_behind(region, held.place, held)
+        except BaseException:
+            held.let_go()
+            raise
+
+    def _cursor_behind(self, region: Region, place: Place | None, held: HeldPlace | None) -> Cursor:
         return Cursor(Feed(self, region, BEFORE_ALL if place is None else place.global_sequence), held)
 
     # Workers -----------------------------------------------------------------------------------------------------

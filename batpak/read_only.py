@@ -157,9 +157,9 @@ class ReadOnlyStore(Reading):
         return -1 if durable is None else min(self._view().last_sequence(), durable.sequence - 1)
 
     def _catch_up(self) -> bool:
-        """Take in what the writer has written; whether something came."""
-        before = self._view().last_sequence()
-        return self.refresh() > before
+        """Take in what the writer has written or made durable; whether something came."""
+        before = self._view().last_sequence(), self._durable_sequence()
+        return (self.refresh(), self._durable_sequence()) != before
 
     def _size(self, meta: SegmentMeta) -> int:
         """Return a segment's size; nothing where the writer has withdrawn it."""

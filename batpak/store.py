@@ -309,6 +309,11 @@ class Store(Delivering):
         self._require_open()
         self._cover(self._system.writer.journal.sequence)
 
+    def _keep_identity(self) -> None:
+        """Return when everything that has been written is durable, and this store's identity."""
+        self._cover_everything()
+        self._gate.keep_identity()
+
     def _durable_sequence(self) -> int:
         """Return the highest global sequence that is durable."""
         return self._gate.durable - 1

@@ -104,6 +104,13 @@ class Gate:
                     generation.owner = 0
         self._say()
 
+    def keep_identity(self) -> None:
+        """Return when a power cut cannot take the store's id any more, so that what names it stays this store's.
+
+        Before the first event the id stands in the file of the durable position alone, which is not synced otherwise.
+        """
+        self._mark.sync()
+
     def leads(self, thread: int) -> bool:
         """Whether *thread* holds the device, or leads and waits for it: a signal handler may run there."""
         return thread in {self.owner, self._generation.owner}

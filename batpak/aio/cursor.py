@@ -126,14 +126,9 @@ class _Following(AsyncIterator[StoredEvent], Generic[FollowerT]):
             self._begun._look(wanted)
 
     def _ensure_begun(self) -> None:
-        """Find the beginning, once; who has been closed meanwhile lets go of it."""
-        if self._begun is None and not self._is_closed():
-            begun = self._begun = self._begin()
-            if self._is_closed():
-                begun.close()
-
-    def _is_closed(self) -> bool:
-        return self._closed
+        """Find the beginning, once."""
+        if self._begun is None and not self._closed:
+            self._begun = self._begin()
 
 
 class AsyncFollower(_Following[Follower]):

@@ -88,6 +88,10 @@ class Parking:
         self._seen = newest.sequence
         return self._store.get_many(wanted)
 
+    def look_again(self) -> None:
+        """Have `wanted` return once more what it returned and nobody has settled."""
+        self._seen = -1
+
     def park(self, event: StoredEvent, error: Exception, attempts: int) -> None:
         """Set *event* aside."""
         self._note(event, "parked", error=name_of(error), attempts=attempts)

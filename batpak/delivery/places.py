@@ -12,9 +12,16 @@ from threading import RLock
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from batpak.actors.announcer import PLACE, Interest
-from batpak.errors import CorruptStoreError, InvalidRequestError, PlaceConflictError, StorageError
+from batpak.errors import (
+    CorruptStoreError,
+    InvalidRequestError,
+    PlaceConflictError,
+    StorageError,
+    UnsupportedFormatError,
+)
 from batpak.log import DEBUG, INFO
 from batpak.receipt import Place
+from batpak.region import Region
 from batpak.reports import NamedPlace
 from batpak.request import check_name
 from batpak.storage import original_cursor, place_file
@@ -22,7 +29,6 @@ from batpak.storage.seam import TEMPORARY_PREFIX
 
 if TYPE_CHECKING:
     from batpak.delivering import Delivering
-    from batpak.region import Region
     from batpak.storage.place_file import PlaceHead, PlaceSlot
     from batpak.storage.seam import WriteFile
 
@@ -36,7 +42,7 @@ class HeldPlace:
     __slots__ = ("_book", "_count", "_crc", "_file", "_leaving", "_savers", "_saving", "name", "place", "region")
 
     def __init__(self, book: PlaceBook, name: str, region: Region) -> None:
-        """Hold *name* for whoever delivers *region*."""
+        """Stand for *name* and whoever delivers *region*; `PlaceBook.hold` is what makes it hold."""
         self._book = book
         self._file: WriteFile | None = None
         self._count = 0
@@ -44,7 +50,7 @@ class HeldPlace:
         self._saving = RLock()
         self._savers = 0
         self._leaving = False
-        self.name = name
+        self.name = check_name(name)
         self.region = region
         self.place: Place | None = None
 
@@ -113,25 +119,19 @@ class PlaceBook:
 
     # For cursors and workers -------------------------------------------------------------------------------------
 
-    def hold(self, name: str, region: Region, start: Start) -> HeldPlace:
-        """Return the place of that name; a new one begins at *start*, whose file is on disk when this returns.
+    def hold(self, held: HeldPlace, start: Start) -> None:
+        """Have *held* hold its place; a new one begins at *start*, whose file is on disk when this returns.
 
+        The caller made *held* before, and lets go of it whatever happens: an interrupt comes between any two steps.
         Raises `PlaceConflictError` where somebody holds it, or where it is of another region or another store,
         `CorruptStoreError` where its file is damaged, `StalePlaceError` where another event stands there now.
         """
-        name = check_name(name)
-        held = HeldPlace(self, name, region)
-        if self._held.setdefault(name, held) is not held:
-            raise PlaceConflictError(name, "another cursor or worker that holds it", "none, or one that is closed")
+        self._claim(held)
         try:
             self._open(held, start)
         except OSError as error:
-            held.let_go()
-            raise StorageError("open", place_file.file_name(name), error.errno) from error
-        except BaseException:
-            held.let_go()
-            raise
-        return held
+            self.store._view()  # which another thread may have closed meanwhile
+            raise StorageError("open", place_file.file_name(held.name), error.errno) from error
 
     def forget(self, held: HeldPlace) -> None:
         """Let others hold what *held* held."""
@@ -163,8 +163,9 @@ class PlaceBook:
     def reset(self, name: str, place: Place | None) -> None:
         """Move a place that nobody holds."""
         region, _ = self.where(name)
-        held = self.hold(name, region, "beginning")
+        held = HeldPlace(self, name, region)
         try:
+            self.hold(held, "beginning")
             self._create(name, region, place)
         finally:
             held.let_go()
@@ -172,19 +173,26 @@ class PlaceBook:
 
     def delete(self, name: str) -> bool:
         """Remove a place that nobody holds; whether there was one."""
-        if check_name(name) in self._held:
-            raise PlaceConflictError(name, "a cursor or worker that holds it", "none, or one that is closed")
+        held = HeldPlace(self, name, Region())
         files = self.store._files
         file = place_file.file_name(name)
         try:
+            self._claim(held)
             removed = files.exists(file) and files.remove(file)
             if removed:
                 files.sync_folder(place_file.FOLDER)
         except OSError as error:
             raise StorageError("remove", file, error.errno) from error
+        finally:
+            held.let_go()
         return removed
 
     # Files -------------------------------------------------------------------------------------------------------
+
+    def _claim(self, held: HeldPlace) -> None:
+        """Give the name to *held*, and to nobody else."""
+        if self._held.setdefault(held.name, held) is not held:
+            raise PlaceConflictError(held.name, "another cursor or worker that holds it", "none, or one that is closed")
 
     def _open(self, held: HeldPlace, start: Start) -> None:
         """Find the place of *held*, or make it."""
@@ -206,17 +214,17 @@ class PlaceBook:
         held.open(store._files.open_write(file), head, slot)
 
     def _create(self, name: str, region: Region, place: Place | None) -> None:
-        """Write a whole file, durably, once the journal is durable as far as *place*."""
+        """Write a whole file, durably, once the journal is, and the identity that the file names."""
         files = self.store._files
-        if place is not None:
-            self.store._cover_everything()
         whole, _ = place_file.encode(self.store._catalog.store_id, name, region, place)
         file = place_file.file_name(name)
         try:
+            self.store._keep_identity()
             files.make_folder(place_file.FOLDER)
             files.sync_folder()
             files.write_atomic(file, whole)
         except OSError as error:
+            self.store._view()  # which another thread may have closed meanwhile
             raise StorageError("create", file, error.errno) from error
 
     def _read(self, file: str) -> tuple[PlaceHead, PlaceSlot] | None:
@@ -268,7 +276,7 @@ class PlaceBook:
             head, slot = found
             if head.store_id != self.store._catalog.store_id:
                 return NamedPlace(head.name, head.region, None, 0, 0.0, file, "the file belongs to another store")
-        except (CorruptStoreError, StorageError) as error:
+        except (CorruptStoreError, StorageError, UnsupportedFormatError) as error:
             return NamedPlace(None, None, None, 0, 0.0, file, str(error))
         events, seconds = self.store._lag(head.region, slot.place)
         return NamedPlace(head.name, head.region, slot.place, events, seconds, file, None)

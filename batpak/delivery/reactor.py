@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from batpak.coordinate import Coordinate
 from batpak.delivery.course import Continue, Verdict
 from batpak.errors import InvalidRequestError, ReactorError
 from batpak.event import NO_FLAGS, EventFlags, NewEvent
 from batpak.ids import operation_key
+from batpak.kind import EventKind
 from batpak.log import DEBUG
+from batpak.reading import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from batpak.coordinate import Coordinate
     from batpak.delivering import Delivering
     from batpak.event import StoredEvent
-    from batpak.kind import EventKind
     from batpak.payload import Payload
     from batpak.region import Region
 
@@ -59,6 +60,8 @@ class Reactions:
         One that lies in the reactor's own region raises `InvalidRequestError`: it would come back to the reactor, and
         so on without end. Where that is meant, say ``may_feed_itself=True``.
         """
+        require("coordinate", coordinate, Coordinate)
+        require("kind", kind, EventKind)
         if self._own is not None:
             reaction = Reaction(coordinate, kind, ANY_SEQUENCE, self._event.correlation_id)
             if self._own.matches(reaction):

@@ -23,7 +23,7 @@ from batpak.delivery.course import (
     Verdict,
 )
 from batpak.delivery.reactor import checked_verdict, name_of
-from batpak.errors import StoreClosedError
+from batpak.errors import ForkedStoreError, StoreClosedError
 from batpak.log import ERROR, INFO, WARNING
 from batpak.request import check_timeout
 
@@ -81,6 +81,8 @@ class Job:
                 self._parking.settle(step.event)
             case Restart():
                 self.cursor.rollback()
+                if self._parking is not None:
+                    self._parking.look_again()
                 error, restarts = name_of(step.error), self.course.restarts
                 self._log.emit(WARNING, "worker.restarted", name=self.label, error=error, restarts=restarts)
 
@@ -140,6 +142,8 @@ class Worker:
         check_timeout(timeout_seconds)
         left = inf if timeout_seconds is None else timeout_seconds
         while not self._done and left > 0 and current_thread() is not self._thread:
+            if not self._thread.is_alive() and not self._done:  # threads are not copied into a forked child
+                raise ForkedStoreError
             # In steps: a signal that comes just before a wait is heard when that wait ends, and not before.
             seconds = min(left, BACKSTOP_SECONDS)
             left -= seconds
