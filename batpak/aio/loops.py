@@ -35,6 +35,15 @@ def running_loop() -> Loop:
     return trio.lowlevel.current_trio_token()
 
 
+def is_cancelled() -> bool:
+    """Whether the calling task is being cancelled: on asyncio, what it awaited may have been, and not the task."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # trio, where nobody is told of a cancellation but those who are cancelled
+        return True
+    return task is None or task.cancelling() > 0
+
+
 def post_to(loop: Loop) -> Post:
     """Return what posts to *loop*; a callback for a loop that has ended is dropped: nobody waits there any more.
 

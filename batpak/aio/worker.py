@@ -9,13 +9,13 @@ from inspect import isawaitable, iscoroutinefunction
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar, cast
 
-from anyio import Event, create_task_group, move_on_after
+from anyio import Event, create_task_group, get_cancelled_exc_class, move_on_after
 from anyio.abc import TaskGroup
 
 from batpak.actors.announcer import STOP, Announcer, Interest
 from batpak.aio.errand import attend, finish
 from batpak.aio.hub import Hub
-from batpak.aio.loops import PerLoop, post_to, running_loop
+from batpak.aio.loops import PerLoop, is_cancelled, post_to, running_loop
 from batpak.delivery.course import Continue, Course, Handle, Pause, Pull, Pulled, Step, Verdict
 from batpak.delivery.reactor import Reacting, Reactions, checked_verdict
 from batpak.delivery.worker import Job, State
@@ -233,9 +233,19 @@ def reacting(around: Reacting, reactor: AsyncReactor) -> Handling:
 async def _call(function: Callable[..., object], *arguments: object) -> object:
     """Call *function*: a coroutine function here, any other one in a thread."""
     if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004 - an object may be called by a coroutine
-        return await cast("Awaitable[object]", function(*arguments))
+        return await _awaited(cast("Awaitable[object]", function(*arguments)))
     result = await _in_thread(partial(function, *arguments))
-    return await result if isawaitable(result) else result
+    return await _awaited(result) if isawaitable(result) else result
+
+
+async def _awaited(answer: Awaitable[object]) -> object:
+    """Return *answer*; that something which it awaits was cancelled is an error, and no reason to end in silence."""
+    try:
+        return await answer
+    except get_cancelled_exc_class() as error:
+        if is_cancelled():
+            raise
+        raise RuntimeError("found something cancelled that the handler awaits, expected its answer") from error
 
 
 async def _in_thread(act: Callable[[], T]) -> T:

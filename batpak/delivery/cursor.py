@@ -47,10 +47,7 @@ class Follower:
     def poll_batch(self, limit: int) -> list[StoredEvent]:
         """Return up to *limit* events that are there by now; a poll costs what it returns."""
         check_limit(limit)
-        if self._closed:
-            return []
-        if len(self._ready) < limit:
-            self._fill(limit - len(self._ready))
+        self._look(limit)
         return self._take(limit)
 
     def pull(self, limit: int, timeout_seconds: float | None = None) -> list[StoredEvent]:
@@ -130,7 +127,8 @@ class Follower:
 class Cursor(Follower):
     """A follower that keeps its place: `commit` remembers it, under a name on disk; `rollback` goes back to it.
 
-    At least once: what was delivered and not committed is delivered again, by `rollback` or after the next open.
+    At least once: what was delivered and not committed is delivered again, by `rollback` or after the next open. An
+    exception that interrupts a call may take events with it: only a `rollback` brings them back.
     A cursor with a name holds it until it is closed, or nobody refers to it any more.
     """
 

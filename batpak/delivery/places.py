@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Literal, TypeAlias
+from weakref import ref
 
 from batpak.actors.announcer import PLACE, Interest
 from batpak.errors import (
@@ -114,8 +115,16 @@ class PlaceBook:
 
     def __init__(self, store: Delivering) -> None:
         """Keep the places of *store*."""
-        self.store = store
+        # Not strongly: a store that nobody refers to any more closes itself, and at once.
+        self._store = ref(store)
         self._held: dict[str, HeldPlace] = {}
+
+    @property
+    def store(self) -> Delivering:
+        """The store whose places these are; whoever asks holds it."""
+        store = self._store()
+        assert store is not None, "places are asked for by a store or a cursor of its"
+        return store
 
     # For cursors and workers -------------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 The file ``durable.position`` has a slot of 76 bytes at 0 and one at 512, so that a torn write hurts one of them.
 A slot is valid if and only if its magic, its version and its CRC-32C are right; the valid one with the higher
-count is believed. It is rewritten after every fsync of a segment and never synced itself: a slot that was lost
-costs only that recovery knows less, never an event.
+count is believed. It is rewritten after every fsync of a segment and synced only before a named place: a slot that
+was lost costs only that recovery knows less, never an event.
 
 ====== ==== =========================================================
 offset size field (integers little-endian)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
-from threading import Event, Lock
+from threading import Event, Lock, get_ident
 from typing import Any, Generic, Self, TypeVar
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
-from batpak import Coordinate, Receipt, Store
+from batpak import Coordinate, Receipt, Store, StoredEvent
 from batpak.aio import AsyncStore
+from batpak.delivery.course import Verdict
 from tests.aio.calls import PATIENCE_SECONDS, PLACED, NativeCall, until
 
 T = TypeVar("T")
@@ -192,3 +194,38 @@ async def in_time(act: Awaitable[T]) -> T:
     """Await *act*, which must not take for ever."""
     with anyio.fail_after(PATIENCE_SECONDS):
         return await act
+
+
+# Workers ---------------------------------------------------------------------------------------------------------
+
+
+class Handled:
+    """A handler that keeps what it has been given; *act* decides what comes of a batch."""
+
+    def __init__(self, act: Callable[[list[Any]], Verdict | None] = lambda _: None) -> None:
+        self.batches: list[list[Any]] = []
+        self.threads: set[int] = set()
+        self._act = act
+
+    @property
+    def payloads(self) -> list[Any]:
+        return [payload for batch in self.batches for payload in batch]
+
+    def plain(self, events: list[StoredEvent]) -> Verdict | None:
+        self.threads.add(get_ident())
+        self.batches.append([event.payload for event in events])
+        return self._act(self.batches[-1])
+
+    async def awaited(self, events: list[StoredEvent]) -> Verdict | None:
+        await checkpoint()
+        return self.plain(events)
+
+    async def until(self, wanted: int) -> None:
+        """Wait until so many events have been handled."""
+        await until(lambda: len(self.payloads) >= wanted, f"{wanted} handled events")
+
+
+def place_of(store: Store, name: str) -> int:
+    """Return how far a name has come, -1 for nowhere."""
+    (place,) = [place.place for place in store.places() if place.name == name]
+    return -1 if place is None else place.global_sequence

@@ -453,3 +453,14 @@ def test_nothing_is_written_by_followers(journal: Journal) -> None:
     with ReadOnlyStore(disk.beside(), journal.config) as reader:
         assert [event.global_sequence for event in reader.follow(EVERYTHING).pull(9, 0)] == [0, 1, 2, 3, 4]
     assert len(disk.journal) == changes
+
+
+def test_a_poll_of_a_reader_takes_in_what_the_writer_has_written(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store, Store.open_read_only(tmp_path) as reader:
+        follower = reader.follow(Region())
+        assert follower.poll() is None
+        receipt = store.append(ORDER, PLACED, {})
+        event = follower.poll()
+        assert event is not None
+        assert event.event_id == receipt.event_id
+        assert follower.poll() is None
