@@ -6,13 +6,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from batpak.actors.announcer import MORE_DURABLE, interest_in
+from batpak.event import Notification
 from batpak.storage.filter import lies_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batpak.actors.announcer import Interest
-    from batpak.event import Notification, StoredEvent
+    from batpak.event import StoredEvent
     from batpak.reading import Reading
     from batpak.region import Region
     from batpak.storage.row import Record
@@ -65,6 +66,25 @@ class Feed:
         events = self.store.load_records(look.found) if look.found else []
         self._past(look)
         return events
+
+    def news(self, most: int) -> list[Notification] | None:
+        """Return the facts of what has come since the last look, if that is in memory and at most *most* events.
+
+        None means to look for it; this is the short way for those who wait.
+        """
+        view, seen, row = self.store._view(), self._seen, self._row
+        if seen is None or view.parts[-1] is not seen.parts[-1] or not 0 <= view.bound - row <= most:
+            return None
+        tail, looked, region = view.parts[-1], self.looked, self.region
+        news = []
+        for at in range(row, view.bound):
+            record = tail.record(at)
+            if record.global_sequence > looked and lies_in(record, region):
+                news.append(Notification(record, record.event_hash))
+        self.looked = max(looked, view.last_sequence())
+        self._seen = view
+        self._row = view.bound
+        return news
 
     def notifications(self, limit: int) -> list[Notification]:
         """Return the facts of the next events, as `records`."""

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar, cast
 
 from batpak.actors.announcer import ThreadListener, wait_until
-from batpak.delivery.feed import BLOCK
+from batpak.delivery.feed import BLOCK, NEWS
 from batpak.delivery.pipeline import SKIPPED, Pipeline
 from batpak.errors import InvalidRequestError, SubscriptionOverflowError
 from batpak.request import check_count, check_timeout
@@ -47,6 +47,9 @@ class Live:
         Too slow, it gets what it had room for, then `SubscriptionOverflowError`.
         """
         if self.ready:
+            return
+        if self._rest is None and (news := self.feed.news(min(NEWS, self._capacity))) is not None:
+            self.ready.extend(news)
             return
         if self._rest == 0:
             raise SubscriptionOverflowError(self._capacity)
