@@ -26,6 +26,13 @@ DESCRIPTORS = Path("/proc/self/fd")
 NOT_OURS = ("/dev/", "/proc/", "/sys/")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test the time that it takes in full, where that is asked for."""
+    if os.environ.get("BATPAK_LONG"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(7200))
+
+
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run an async test once on each event loop."""
