@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from reprlib import repr as short_repr
 from typing import Final, Literal
@@ -72,6 +73,11 @@ class RestartPolicy:
         _check_int("max_restarts", self.max_restarts, 0, 1000)
         if self.within_seconds is not None:
             _check_seconds("within_seconds", self.within_seconds)
+
+    def counted(self, failures: Sequence[float], now: float) -> list[float]:
+        """Return those of *failures*, in monotonic seconds, that still count when another comes *now*, and that one."""
+        within = self.within_seconds
+        return [*(at for at in failures if within is None or now - at <= within), now]
 
     @classmethod
     def once(cls) -> RestartPolicy:

@@ -346,7 +346,9 @@ def damaged_again() -> CorruptStoreError:
 def _cut(view: View, last_sequence: int) -> View:
     """Return *view* without the events behind *last_sequence*."""
     parts = tuple(part for part in view.parts if view.rows(part) and part.first_sequence <= last_sequence)
-    return View(parts, parts[-1].row_of_sequence(last_sequence, view.rows(parts[-1]))) if parts else View((), 0)
+    if not parts:
+        return View(view.parts[:1], 0)
+    return View(parts, parts[-1].row_of_sequence(last_sequence, view.rows(parts[-1])))
 
 
 def _check_stream(entity: str, after_sequence: int | None) -> None:

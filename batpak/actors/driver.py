@@ -446,9 +446,7 @@ class Driver(Generic[CommandT]):
 
     def _count_crash(self, error: BaseException) -> None:
         """Apply the restart policy to a bug in the actor."""
-        now = self._clock.monotonic()
-        within = self._restart.within_seconds
-        self._crashes = [*(at for at in self._crashes if within is None or now - at <= within), now]
+        self._crashes = self._restart.counted(self._crashes, self._clock.monotonic())
         if len(self._crashes) > self._restart.max_restarts:
             self.actor.give_up(error)
         else:

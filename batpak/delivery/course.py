@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from batpak.config import MAX_WAIT_SECONDS, RestartPolicy
-from batpak.errors import ForkedStoreError, InvalidConfigError, StoreClosedError, WriterFailedError
+from batpak.errors import InvalidConfigError, StoreClosedError, WriterFailedError
 
 if TYPE_CHECKING:
     from batpak.clock import Clock
@@ -141,7 +141,7 @@ class Restart:
 
 Step: TypeAlias = Pull | Handle | Commit | Park | Settle | Pause | Restart
 
-_FINAL: Final = (StoreClosedError, ForkedStoreError, WriterFailedError)
+_FINAL: Final = (StoreClosedError, WriterFailedError)
 """What no handler is to blame for and no second attempt helps against."""
 
 
@@ -253,9 +253,7 @@ class Course:
 
     def _may_restart(self) -> bool:
         """Count a failure; whether the policy grants another start."""
-        now = self._clock.monotonic()
-        within = self._restart.within_seconds
-        self._failures = [*(at for at in self._failures if within is None or now - at <= within), now]
+        self._failures = self._restart.counted(self._failures, self._clock.monotonic())
         if self.is_stopping() or len(self._failures) > self._restart.max_restarts:
             return False
         self.restarts += 1

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Self
 
 from batpak.actors.announcer import BACKSTOP_SECONDS, ThreadListener, wait_until
+from batpak.delivery.feed import BLOCK
 from batpak.errors import InvalidRequestError
 from batpak.request import check_limit, check_timeout
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from batpak.receipt import Place
 
 FIRST_BLOCK: Final = 16
-MAX_BLOCK: Final = 256
-"""How many events are read ahead, at first and later."""
+"""How many events are read ahead at first; later it is a whole block."""
 
 
 class Follower:
@@ -104,7 +104,7 @@ class Follower:
         """Read the next block: *wanted* events, or more, for those who go on."""
         size = max(wanted, self._size)
         events = self._feed.events(size)
-        self._size = MAX_BLOCK if len(events) >= size else FIRST_BLOCK
+        self._size = BLOCK if len(events) >= size else FIRST_BLOCK
         self._ready.extend(events)
 
     def _take(self, limit: int) -> list[StoredEvent]:

@@ -54,17 +54,14 @@ class Feed:
         self._row = 0
         self.interests: Sequence[Interest] = (MORE_DURABLE,) if durable else (interest_in(region),)
 
-    def records(self, limit: int) -> list[Record]:
-        """Return the next rows and look past them: *limit*, or a few more that share the last one's sequence."""
-        look = self._look(limit)
-        self._past(look)
-        return look.found
-
     def events(self, limit: int) -> list[StoredEvent]:
-        """Return the next events, as `records`; a frame that cannot be read leaves this where it was."""
+        """Return the next events and look past them: *limit*, or a few more that share the last one's sequence.
+
+        A frame that cannot be read leaves this where it was.
+        """
         look = self._look(limit)
         events = self.store.load_records(look.found) if look.found else []
-        self._past(look)
+        self._past(look.view, look.last, look.view if look.whole else None)
         return events
 
     def news(self, most: int) -> list[Notification] | None:
@@ -72,25 +69,18 @@ class Feed:
 
         None means to look for it; this is the short way for those who wait.
         """
-        view, seen, row = self.store._view(), self._seen, self._row
-        if seen is None or view.parts[-1] is not seen.parts[-1] or not 0 <= view.bound - row <= most:
+        view = self.store._view()
+        found = self._rows_since(view, most)
+        if found is None:
             return None
-        tail, looked, region = view.parts[-1], self.looked, self.region
-        news = []
-        for at in range(row, view.bound):
-            record = tail.record(at)
-            if record.global_sequence > looked and lies_in(record, region):
-                news.append(Notification(record, record.event_hash))
-        self.looked = max(looked, view.last_sequence())
-        self._seen = view
-        self._row = view.bound
-        return news
+        self._past(view, max(self.looked, view.last_sequence()), view)
+        return [Notification(record, record.event_hash) for record in found]
 
     def notifications(self, limit: int) -> list[Notification]:
-        """Return the facts of the next events, as `records`."""
+        """Return the facts of the next events, as `events` does."""
         look = self._look(limit)
         notifications = self.store._notifications(look.found) if look.found else []
-        self._past(look)
+        self._past(look.view, look.last, look.view if look.whole else None)
         return notifications
 
     def go_back(self, looked: int) -> None:
@@ -130,17 +120,9 @@ class Feed:
     def _look(self, limit: int) -> _Look:
         """Look at the next rows; this stays where it is."""
         view = self._view()
-        seen = self._seen
-        if (
-            seen is not None
-            and view.parts
-            and view.parts[-1] is seen.parts[-1]
-            and 0 <= view.bound - self._row <= min(limit, NEWS)
-        ):
-            tail, looked = view.parts[-1], self.looked
-            news = (tail.record(row) for row in range(self._row, view.bound))
-            found = [record for record in news if record.global_sequence > looked and lies_in(record, self.region)]
-            return _Look(found, view, max(looked, view.last_sequence()), whole=True)
+        news = self._rows_since(view, min(limit, NEWS))
+        if news is not None:
+            return _Look(news, view, max(self.looked, view.last_sequence()), whole=True)
         last = view.last_sequence()
         if last <= self.looked:
             return _Look([], view, self.looked, whole=True)
@@ -148,11 +130,24 @@ class Feed:
         whole = len(found) < limit
         return _Look(found, view, last if whole else found[-1].global_sequence, whole=whole)
 
-    def _past(self, look: _Look) -> None:
-        """Go on behind what *look* has seen."""
-        self.looked = look.last
-        self._seen = look.view if look.whole and look.view.parts else None
-        self._row = look.view.bound
+    def _rows_since(self, view: View, most: int) -> list[Record] | None:
+        """Return what the tail has got since the last look; None where that does not tell, or is more than *most*."""
+        seen = self._seen
+        if seen is None or view.parts[-1] is not seen.parts[-1] or not 0 <= view.bound - self._row <= most:
+            return None
+        tail, looked, region = view.parts[-1], self.looked, self.region
+        found = []
+        for row in range(self._row, view.bound):  # no comprehension: one row is what there is most often
+            record = tail.record(row)
+            if record.global_sequence > looked and lies_in(record, region):
+                found.append(record)
+        return found
+
+    def _past(self, view: View, last: int, seen: View | None) -> None:
+        """Go on behind global sequence *last* of *view*; *seen* is the view where that was all of it."""
+        self.looked = last
+        self._seen = seen
+        self._row = view.bound
 
     def _select(self, view: View, limit: int | None) -> Iterator[Record]:
         """Yield what lies behind in *view*."""
