@@ -329,6 +329,7 @@ async def test_consumers_that_come_and_go_do_not_add_up(facade: AsyncStore, stor
 
 async def test_no_thread_is_kept_by_those_who_wait(facade: AsyncStore, store: Store) -> None:
     fill(store, 3)
+    before = set(living_threads())  # other tests leave some behind on purpose
     async with anyio.create_task_group() as tasks:
         for _ in range(100):
             tasks.start_soon(iterate, facade.follow(ALL))
@@ -336,7 +337,7 @@ async def test_no_thread_is_kept_by_those_who_wait(facade: AsyncStore, store: St
         await until_waiting(facade, 200)
         limiter = facade._threads.get()._limiter
         await until(lambda: not limiter.borrowed_tokens, "idle threads")
-        assert len(living_threads()) < 30
+        assert len(set(living_threads()) - before) < 20
         append(store, 3)
         await until_waiting(facade, 200)
         tasks.cancel_scope.cancel()
