@@ -56,7 +56,7 @@ from batpak.event import NO_STREAM, EventFlags, IndexEntry, NewEvent, Notificati
 from batpak.ids import operation_key
 from batpak.kind import EventKind
 from batpak.read_only import ReadOnlyStore
-from batpak.receipt import Place, Receipt
+from batpak.receipt import Anchor, Place, Receipt
 from batpak.region import Region
 from batpak.reports import (
     ActorReport,
@@ -79,6 +79,7 @@ __all__ = [
     "ActorReport",
     "Ancestry",
     "AncestryEnd",
+    "Anchor",
     "BackpressureError",
     "BatpakError",
     "ChainReport",

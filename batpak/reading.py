@@ -19,7 +19,7 @@ from batpak.errors import CorruptStoreError, EventNotFoundError, InvalidRequestE
 from batpak.event import NO_STREAM, IndexEntry, Notification, StoredEvent, entry_of
 from batpak.graph import causes, effects, walk_ancestors
 from batpak.kind import EventKind
-from batpak.receipt import Place
+from batpak.receipt import Anchor, Place
 from batpak.region import Region
 from batpak.request import check_count, check_entity, check_items, require_moment
 from batpak.storage.content import FrameContent
@@ -27,7 +27,7 @@ from batpak.storage.row import HIDDEN
 from batpak.storage.run import Run
 from batpak.storage.run_tables import BadBlockError
 from batpak.storage.view import BEFORE_ALL, View
-from batpak.verify import verify_chain
+from batpak.verify import take_anchor, verify_chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -194,16 +194,35 @@ class Reading(ABC):
         return self._ask_view(lambda view: self.load_records(effects(view, self._find(event_id), depth, limit)))
 
     def verify_chain(
-        self, region: Region = EVERYTHING, *, progress: Callable[[int, int], None] | None = None
+        self,
+        region: Region = EVERYTHING,
+        *,
+        anchor: Anchor | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> ChainReport:
         """Recompute every hash and link of the events in *region*, hidden ones too; the report says what is wrong.
 
-        A frame whose checksum is wrong raises `CorruptStoreError`. *progress* is called with events done and events
-        there are in all.
+        With *anchor* also whether the journal still begins with exactly the events that it was made of; then *region*
+        has to be everything (`InvalidRequestError`). A frame whose checksum is wrong raises `CorruptStoreError`.
+        *progress* is called with events done and events there are in all.
         """
         require("region", region, Region)
+        if anchor is not None:
+            require("anchor", anchor, Anchor)
+            if region.parts:
+                raise InvalidRequestError(f"region: found {region} with an anchor, expected everything")
         view = self._view()
-        return verify_chain(self, view, region, progress)
+        return verify_chain(self, self._catalog, view, region, anchor, progress)
+
+    def anchor(self) -> Anchor:
+        """Return a short digest of everything up to here, to keep where nobody who can write to the journal can.
+
+        ``verify_chain(anchor=...)`` compares the journal with it at any later time. It speaks of what is durable
+        alone: a `Store` first makes everything durable that was accepted before the call; a `ReadOnlyStore` speaks of
+        what its writer is known to have made durable. It takes a few milliseconds in a journal of any length.
+        """
+        durable = self._durable_sequence()
+        return self._ask_view(lambda view: take_anchor(self, view, durable))
 
     # What the parts share ----------------------------------------------------------------------------------------
 

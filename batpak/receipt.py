@@ -1,4 +1,4 @@
-"""Receipts, which say where an event was written, and places, which name that point of the journal."""
+"""Receipts say where an event was written, places name that point of the journal, anchors pin all that is before it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Place:
 
     def __str__(self) -> str:
         """Give the token: the sequence in decimal, a dot, the hash in URL-safe base64 without padding."""
-        return f"{self.global_sequence}.{urlsafe_b64encode(self.event_hash).decode().rstrip('=')}"
+        return f"{self.global_sequence}.{_encoded(self.event_hash)}"
 
     @classmethod
     def parse(cls, token: str) -> Place:
@@ -61,9 +61,64 @@ def _parsed(token: object) -> Place | None:
         return None
     digits, _, encoded = token.partition(".")
     try:
-        return Place(int(digits), urlsafe_b64decode(encoded + "="))
+        return Place(int(digits), _decoded(encoded))
     except ValueError:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """What a journal was at one moment, to keep where nobody who can write to the journal can.
+
+    *events* is how many there were, *place* that of the last of them (None where there was none), and *digest* the
+    root of a Merkle tree over the hashes of all of them (docs/format.md, section 5). ``verify_chain(anchor=...)``
+    says whether the journal still begins with exactly these. ``str(anchor)`` is a token that `parse` takes back.
+    Raises `InvalidRequestError` for a number that cannot be and a digest that is not 32 bytes.
+    """
+
+    events: int
+    place: Place | None
+    digest: bytes
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be an anchor."""
+        _check_sequence("anchor", "events", self.events)
+        if (self.place is None) != (self.events == 0) or not isinstance(self.place, Place | None):
+            message = f"anchor's place: found {self.place!r} with {self.events} events, expected a Place, None for none"
+            raise InvalidRequestError(message)
+        _check_hash("anchor", self.digest, "digest")
+
+    def __str__(self) -> str:
+        """Give the token: the number of events, the digest in URL-safe base64, the place's token, with dots between."""
+        return f"{self.events}.{_encoded(self.digest)}" + ("" if self.place is None else f".{self.place}")
+
+    @classmethod
+    def parse(cls, token: str) -> Anchor:
+        """Give the anchor whose token this is; `InvalidRequestError` for any other text."""
+        anchor = _parsed_anchor(token)
+        if anchor is None or str(anchor) != token:
+            message = "anchor's token: found other text, expected the str() of an Anchor"
+            raise InvalidRequestError(message)
+        return anchor
+
+
+def _parsed_anchor(token: object) -> Anchor | None:
+    if not isinstance(token, str) or len(token) > 2 * _MAX_TOKEN_CHARACTERS + 1:
+        return None
+    digits, _, rest = token.partition(".")
+    encoded, _, place = rest.partition(".")
+    try:
+        return Anchor(int(digits), _parsed(place), _decoded(encoded))
+    except ValueError:
+        return None
+
+
+def _encoded(value: bytes) -> str:
+    return urlsafe_b64encode(value).decode().rstrip("=")
+
+
+def _decoded(text: str) -> bytes:
+    return urlsafe_b64decode(text + "=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +158,8 @@ def _check_sequence(value: str, part: str, found: object) -> None:
         raise InvalidRequestError(message)
 
 
-def _check_hash(value: str, found: object) -> None:
+def _check_hash(value: str, found: object, part: str = "event_hash") -> None:
     if type(found) is not bytes or len(found) != HASH_BYTES:
         shown = f"{len(found)} bytes" if type(found) is bytes else f"a {type(found).__name__}"
-        message = f"{value}'s event_hash: found {shown}, expected {HASH_BYTES} bytes"
+        message = f"{value}'s {part}: found {shown}, expected {HASH_BYTES} bytes"
         raise InvalidRequestError(message)

@@ -52,18 +52,23 @@ class ChainReport:
     """What a check of hashes and links has found; the ids are of the events at fault.
 
     *content_mismatches* have a payload that is not what their hash says; *dangling_links* name a predecessor that is
-    not there. A gap may be what a compaction of the original left.
+    not there. A gap may be what a compaction of the original left. *altered_segments* are the numbers of segments whose
+    events are not those that they were sealed with; only a check of the whole journal looks for them. *anchored* says
+    whether the journal begins with exactly the events of the anchor it was to be compared with; None without one.
     """
 
     events_checked: int
     content_mismatches: tuple[UUID, ...] = ()
     dangling_links: tuple[UUID, ...] = ()
     sequence_gaps: tuple[SequenceGap, ...] = ()
+    altered_segments: tuple[int, ...] = ()
+    anchored: bool | None = None
 
     @property
     def intact(self) -> bool:
         """Whether nothing was found."""
-        return not (self.content_mismatches or self.dangling_links or self.sequence_gaps)
+        found = self.content_mismatches or self.dangling_links or self.sequence_gaps or self.altered_segments
+        return not found and self.anchored is not False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +180,94 @@ class ParkedEvent:
     error: str
     attempts: int
     retrying: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """The first bytes of a store that are not what was written, and what is *provable* before them.
+
+    *offset* is in bytes from the start of *file*, None where the file as a whole is at fault.
+    """
+
+    file: str
+    offset: int | None
+    found: str
+    expected: str
+    provable: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check of all bytes of a store has found; nothing was changed by it.
+
+    *verdict* is "sound"; "mendable" where all is there and the next open has something to do, which *mending* says;
+    "damaged", and *damage* is the first. *events* that end with the one before *next_global_sequence* were proven.
+    *rebuildable* names index files that do not say what the events say: they are made again, nothing is lost.
+    *quarantine* lists what lies there. *anchored* says whether the journal begins with exactly the events of the anchor
+    it was to be compared with; None without one. *writer* is the process that was writing meanwhile.
+    """
+
+    verdict: Literal["sound", "mendable", "damaged"]
+    events: int
+    next_global_sequence: int
+    segments: int
+    bytes: int
+    durable_sequence: int
+    damage: Damage | None = None
+    mending: tuple[str, ...] = ()
+    rebuildable: tuple[str, ...] = ()
+    places: int = 0
+    quarantine: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    anchored: bool | None = None
+    writer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Bytes at the end of a segment that go: *length* from *offset* on; *copy* holds them, None for zeros alone."""
+
+    segment: int
+    offset: int
+    length: int
+    copy: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryPlan:
+    """What an open would do to a store: nothing was done.
+
+    *refusal* says why it would refuse, None where it would not. It cuts *cuts*, closes the segments *seals* with a
+    footer, and removes *removes*. *path*, *runs*, *tail_events* and *tail_bytes* are those of its `OpenReport`.
+    """
+
+    refusal: str | None
+    path: Literal["new", "runs", "rebuild"]
+    runs: int
+    tail_events: int
+    tail_bytes: int
+    cuts: tuple[Cut, ...] = ()
+    seals: tuple[int, ...] = ()
+    removes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixReport:
+    """What is kept of a store that refuses to open, and what is given up for that.
+
+    *kept_events* end before *next_global_sequence*, which is the first that is lost. *lost_at_least* events are known
+    to have been there; *lost_at_most* is None where nobody can tell. *cuts* and *moved* (file, and its name in
+    ``quarantine/``) are all that changes; *places* are the named places that were ahead of what is kept. *done* is
+    whether it was done or only looked at.
+    """
+
+    done: bool
+    damage: Damage
+    kept_events: int
+    next_global_sequence: int
+    lost_at_least: int
+    lost_at_most: int | None
+    cuts: tuple[Cut, ...]
+    moved: tuple[tuple[str, str], ...]
+    places: tuple[str, ...] = ()

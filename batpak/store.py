@@ -25,7 +25,7 @@ from batpak.living import OPEN
 from batpak.log import INFO, WARNING, Log
 from batpak.outcome import durable_receipt, last_sequence, made_durable
 from batpak.reading import MAX_REBUILDS, damaged_again
-from batpak.receipt import Receipt
+from batpak.receipt import Anchor, Receipt
 from batpak.reports import Diagnostics, OpenReport, Stats
 from batpak.request import Requests, cause_ids, check_config, check_durable, check_wait, open_directory
 from batpak.storage.run_tables import BadBlockError
@@ -288,6 +288,10 @@ class Store(Delivering):
         self._cover(self._system.writer.journal.sequence)
         return self._gate.durable - 1
 
+    def anchor(self) -> Anchor:  # noqa: D102 - says so where it is declared
+        self.sync()
+        return super().anchor()
+
     def _cover_flight(self, outcomes: Sequence[Outcome], durables: Sequence[bool]) -> list[Outcome]:
         """Make durable what a flight has written and was to be so; the outcomes with that told or refused."""
         wanted = [
@@ -462,8 +466,8 @@ class Store(Delivering):
             raise CorruptStoreError(
                 self._files.directory,
                 None,
-                f"{len(report.content_mismatches)} wrong hashes, {len(report.dangling_links)} dangling links and "
-                f"{len(report.sequence_gaps)} gaps",
+                f"{len(report.content_mismatches)} wrong hashes, {len(report.dangling_links)} dangling links, "
+                f"{len(report.sequence_gaps)} gaps and {len(report.altered_segments)} altered segments",
                 "an intact chain",
                 "every frame has its checksum",
             )

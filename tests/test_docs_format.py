@@ -19,7 +19,7 @@ from batpak.storage import original_footer, place_file, segment, watermark
 from batpak.storage.frame import FRAME, MAX_BODY_BYTES
 from batpak.storage.scan import Batches, Found, Walk
 from batpak.storage.segment import SegmentMeta
-from batpak.storage.tree import Tree
+from batpak.storage.tree import Stretch
 from batpak.testing.clock import HandClock
 from batpak.testing.memory import MemoryFiles
 
@@ -257,12 +257,14 @@ def test_the_footer_says_what_the_page_says_and_is_made_again() -> None:
     assert segment.footer_bytes(meta, footer) == joined("footer", start=footer.end)
 
 
-def test_the_digest_is_the_root_that_the_page_describes() -> None:
+def test_the_part_and_the_root_are_those_that_the_page_describes() -> None:
     with walked(FORMAT_2) as (meta, found, _):
         assert meta.footer is not None
         a, b, c = (blake3(b"\0" + each.frame.event_hash).digest() for each in found)
-        assert meta.footer.digest == blake3(b"\1" + blake3(b"\1" + a + b).digest() + c).digest()
-    assert Tree().root() == blake3(b"").digest()
+        first = blake3(b"\1" + a + b).digest()
+        assert (meta.footer.before, meta.footer.part) == (0, (first, c))
+        assert Stretch(0, 3, meta.footer.part).root() == blake3(b"\1" + first + c).digest()
+    assert Stretch().root() == blake3(b"").digest()
 
 
 def test_the_footer_of_format_1_says_what_the_page_says_and_is_made_again() -> None:

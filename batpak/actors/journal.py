@@ -16,7 +16,7 @@ from batpak.actors.gate import Written
 from batpak.errors import CorruptStoreError, StorageError
 from batpak.log import WARNING
 from batpak.storage import format2
-from batpak.storage.seal import footer_from_index, seal
+from batpak.storage.seal import events_before, footer_from_index, seal
 from batpak.storage.segment import SegmentMeta, file_name, header_bytes, parse_header
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ class Journal:
         if written.meta is None or written.file is None:
             return
         if written.meta.version != format2.VERSION and written.offset > written.meta.frames_start:
-            self._catalog.add(seal(written.file, written.meta, written.offset, None))
+            self._catalog.add(seal(written.file, written.meta, written.offset, 0))  # a row of it says no such number
         elif written.file.size() != written.offset:
             written.file.truncate(written.offset)
             written.file.sync()
@@ -314,8 +314,10 @@ class Journal:
         """Seal the oldest segment that was rotated away; a failure leaves that to the next open."""
         old = self._retired[0]
         try:
-            footer = footer_from_index(self._view(), old.meta, old.end, old.last_sequence, old.last_hash)
-            self._catalog.add(seal(old.file, old.meta, old.end, footer))
+            view = self._view()
+            before = events_before(old.meta, view.count(), view.last_sequence() + 1)
+            footer = footer_from_index(view, old.meta, old.end, before, old.last_sequence, old.last_hash)
+            self._catalog.add(seal(old.file, old.meta, old.end, before, footer))
         except OSError as error:
             self.lines.append((WARNING, "segment.not_sealed", {"file": old.meta.name, "error": type(error).__name__}))
         with suppress(OSError):

@@ -89,7 +89,7 @@ class System:
         phases.end("survey")
         opened = open_parts(files, self.found, writable=True)
         phases.end("scan")
-        copies = mend(files, self.found, opened.scan)
+        copies = mend(files, self.found, opened.scan, opened.events())
         phases.end("mend")
         self._build(opened)
         self._start()

@@ -18,7 +18,7 @@ from batpak.event import IndexEntry, StoredEvent
 from batpak.kind import EventKind
 from batpak.read_only import ReadOnlyStore
 from batpak.reading import EVERYTHING
-from batpak.receipt import Place
+from batpak.receipt import Anchor, Place
 from batpak.region import Region
 from batpak.reports import Ancestry, ChainReport, Stats
 from batpak.store import Store
@@ -147,16 +147,21 @@ class AsyncReading(Generic[StoreT]):
         return await self._offload(partial(self._store.effects, event_id, depth=depth, limit=limit))
 
     async def verify_chain(
-        self, region: Region = EVERYTHING, *, progress: Callable[[int, int], None] | None = None
+        self,
+        region: Region = EVERYTHING,
+        *,
+        anchor: Anchor | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> ChainReport:
         """Recompute every hash and link of the events in *region*, hidden ones too; the report says what is wrong.
 
-        *progress* is called on the event loop, with events done and events there are in all; what it raises ends the
-        check and is raised here. Cancelled, the check ends with the block of 512 events that it is at.
+        *anchor* as for `Store.verify_chain`. *progress* is called on the event loop, with events done and events there
+        are in all; what it raises ends the check and is raised here. Cancelled, the check ends with the block of 512
+        events that it is at.
         """
         told = _Progress(progress, self._threads.get().post)
         try:
-            report = await self._offload(partial(self._store.verify_chain, region, progress=told.tell))
+            report = await self._offload(partial(self._store.verify_chain, region, anchor=anchor, progress=told.tell))
         except _StoppedError:
             assert told.error is not None
             raise told.error from None
@@ -165,6 +170,10 @@ class AsyncReading(Generic[StoreT]):
         if told.error is not None:
             raise told.error
         return report
+
+    async def anchor(self) -> Anchor:
+        """Return a short digest of everything up to here; as `Store.anchor`. Cancelling ends the waiting."""
+        return await self._offload(self._store.anchor)
 
     # What operators see, and the end -----------------------------------------------------------------------------
 

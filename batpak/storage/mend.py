@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from batpak.storage import format2, place_file
 from batpak.storage.recovery import Torn
-from batpak.storage.seal import seal_by_name
+from batpak.storage.seal import events_before, seal_by_name
 from batpak.storage.seam import TEMPORARY_PREFIX
 from batpak.storage.segment import file_name
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 FOLDER = "quarantine"
 
 
-def mend(files: Files, found: Survey, scan: Scan) -> list[tuple[str, Torn]]:
-    """Cut what is torn and seal what is complete; the copies' names and what is in them.
+def mend(files: Files, found: Survey, scan: Scan, events: int) -> list[tuple[str, Torn]]:
+    """Cut what is torn and seal what is complete; the copies' names and what is in them. There are *events* in all.
 
     No room for a copy is an `OSError`, and nothing was cut.
     """
@@ -39,7 +39,8 @@ def mend(files: Files, found: Survey, scan: Scan) -> list[tuple[str, Torn]]:
     for each in torn:
         _cut(files, found, each)
     for meta, end in scan.unsealed:
-        found.catalog.add(seal_by_name(files, meta, end))
+        before = events_before(meta, events, scan.next_sequence)
+        found.catalog.add(seal_by_name(files, meta, end, before))
     return copies
 
 

@@ -41,6 +41,10 @@ class Opened:
     scan: Scan
     leftovers: list[str] = field(default_factory=list)
 
+    def events(self) -> int:
+        """How many events there are in all."""
+        return sum(part.count for part in self.parts) + self.count
+
 
 def open_parts(files: Files, found: Survey, *, writable: bool) -> Opened:
     """Adopt the runs that hold, and scan what they do not cover."""

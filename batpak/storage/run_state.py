@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import msgpack
 
 from batpak.storage.blocks import RunError
 from batpak.storage.row import FOREIGN, KEY
-from batpak.storage.tree import Tree
+from batpak.storage.tree import Stretch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,16 +25,17 @@ class RunState:
     """The journal behind a run's last event.
 
     *next_sequence* is the place of the event after it. *segment* and *offset* are where the frame lies that stands
-    behind all others, *last_hash* is its event's hash. *tree* is over the hashes of the events of *segment* so far.
-    *hidden* identifies the original's list of cancelled events that the run was made with. *newest_id* is the highest
-    id that is no key: the next is above it.
+    behind all others, *last_hash* is its event's hash. *before* is the tree over the hashes of all events up to where
+    *segment* begins, *part* goes on from there. *hidden* identifies the original's list of cancelled events that the
+    run was made with. *newest_id* is the highest id that is no key: the next is above it.
     """
 
     next_sequence: int
     last_hash: bytes
     segment: int
     offset: int
-    tree: Tree
+    before: Stretch
+    part: Stretch
     hidden: bytes
     newest_id: bytes = b""
 
@@ -46,8 +47,10 @@ class RunState:
                 self.last_hash,
                 self.segment,
                 self.offset,
-                self.tree.size,
-                self.tree.peaks,
+                self.before.size,
+                self.before.nodes,
+                self.part.size,
+                self.part.nodes,
                 self.hidden,
                 self.newest_id,
             ]
@@ -58,26 +61,34 @@ class RunState:
     def unpack(cls, data: bytes) -> RunState:
         """Return the state that `pack` made *data* of; `RunError` for anything else."""
         try:
-            next_sequence, last_hash, segment, offset, size, peaks, hidden, newest_id = msgpack.unpackb(data)
+            next_sequence, last_hash, segment, offset, start, nodes, size, more, hidden, newest_id = msgpack.unpackb(
+                data
+            )
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise RunError("a state that cannot be read") from error
-        return cls(next_sequence, last_hash, segment, offset, Tree(size, peaks), hidden, newest_id)
+        before, part = Stretch(0, start, nodes), Stretch(start, size, more)
+        return cls(next_sequence, last_hash, segment, offset, before, part, hidden, newest_id)
 
     def copy(self) -> RunState:
         """Return a state that goes on on its own."""
-        return RunState(
-            self.next_sequence, self.last_hash, self.segment, self.offset, self.tree.copy(), self.hidden, self.newest_id
-        )
+        return replace(self, before=self.before.copy(), part=self.part.copy())
+
+    def tree(self) -> Stretch:
+        """Return the tree over the hashes of all events so far."""
+        tree = self.before.copy()
+        tree.join(self.part)
+        return tree
 
     def add(self, record: Record) -> None:
         """Go behind one more event; the original may have numbered them in another order than they stand (H21)."""
         if (record.segment, record.offset) >= (self.segment, self.offset):
             if record.segment != self.segment:
                 self.segment = record.segment
-                self.tree = Tree()
-            self.tree.add(record.event_hash)
+                self.before.join(self.part)
+                self.part = Stretch(self.before.size)
             self.offset = record.offset
             self.last_hash = record.event_hash
+        self.part.add(record.event_hash)
         self.next_sequence = max(self.next_sequence, record.global_sequence + 1)
         if record.event_id > self.newest_id and _is_made_by_a_clock(record):
             self.newest_id = record.event_id
@@ -85,7 +96,7 @@ class RunState:
 
 def initial_state(hidden: bytes) -> RunState:
     """Return the state before the first event."""
-    return RunState(0, bytes(32), 0, 0, Tree(), hidden)
+    return RunState(0, bytes(32), 0, 0, Stretch(), Stretch(), hidden)
 
 
 def state_behind(state: RunState, records: Iterable[Record]) -> RunState:

@@ -15,7 +15,7 @@ from batpak.storage.run_state import RunState
 from batpak.storage.scan import Batches, Found, Walk
 from batpak.storage.segment import Footer, SegmentMeta, footer_bytes
 from batpak.storage.tail import Tail
-from batpak.storage.tree import Tree
+from batpak.storage.tree import Stretch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
     from batpak.storage.view import View
 
 
-def seal(file: WriteFile, meta: SegmentMeta, end: int, footer: Footer | None) -> SegmentMeta:
+def seal(file: WriteFile, meta: SegmentMeta, end: int, before: int, footer: Footer | None = None) -> SegmentMeta:
     """Cut *file* at *end*, write its footer and sync; return the sealed segment.
 
-    Without a *footer*, and in format 1 always, it is made by reading the segment once more. A failed system call is
-    an `OSError`; the segment is whole all the same, and the next open seals it.
+    *before* is how many events stand before it. Without a *footer*, and in format 1 always, it is made by reading the
+    segment once more. A failed system call is an `OSError`; the segment is whole all the same, and the next open
+    seals it.
     """
     if meta.version != format2.VERSION:
         data = encode_footer([_row(found) for found in committed(file, meta, end)], end)
     else:
-        footer = footer or read_again(file, meta, end)
+        footer = footer or read_again(file, meta, end, before)
         data = footer_bytes(meta, footer)
     file.truncate(end)
     if file.pwrite(data, end) != len(data):
@@ -42,29 +43,38 @@ def seal(file: WriteFile, meta: SegmentMeta, end: int, footer: Footer | None) ->
     return replace(meta, size=end + len(data), footer=footer)
 
 
-def footer_from_index(view: View, meta: SegmentMeta, end: int, last_sequence: int, last_hash: bytes) -> Footer | None:
+def events_before(meta: SegmentMeta, events: int, next_sequence: int) -> int:
+    """How many events stand before a segment of ours, of *events* in all: from it on each sequence has one."""
+    return events - (next_sequence - (meta.first_sequence or 0))
+
+
+def footer_from_index(
+    view: View, meta: SegmentMeta, end: int, before: int, last_sequence: int, last_hash: bytes
+) -> Footer | None:
     """Return the footer of a format 2 segment from what the index holds; None where it does not hold all hashes."""
     if meta.version != format2.VERSION:
         return None
     first = meta.first_sequence or 0
-    tree = Tree()
+    part_of_tree = Stretch(before)
     for part in view.parts:
         if isinstance(part, Run):
             state = RunState.unpack(part.meta.tree)
             if state.segment == meta.segment:
-                tree = state.tree
+                part_of_tree = state.part
         elif isinstance(part, Tail):
             for row in range(view.rows(part)):
                 if first <= part.global_sequence(row) <= last_sequence:
-                    tree.add(part.event_hash(row))
+                    part_of_tree.add(part.event_hash(row))
     frames = last_sequence + 1 - first
-    return Footer(end, frames, first, last_sequence, last_hash, tree.root()) if tree.size == frames else None
+    if (part_of_tree.start, part_of_tree.size) != (before, frames):
+        return None
+    return Footer(end, frames, first, last_sequence, last_hash, before, tuple(part_of_tree.nodes))
 
 
-def seal_by_name(files: Files, meta: SegmentMeta, end: int) -> SegmentMeta:
+def seal_by_name(files: Files, meta: SegmentMeta, end: int, before: int) -> SegmentMeta:
     """Seal a segment that nobody has open."""
     with closing(files.open_write(meta.name)) as file:
-        return seal(file, meta, end, None)
+        return seal(file, meta, end, before)
 
 
 def committed(file: ReadFile, meta: SegmentMeta, end: int) -> Iterator[Found]:
@@ -74,18 +84,18 @@ def committed(file: ReadFile, meta: SegmentMeta, end: int) -> Iterator[Found]:
         yield from batches.feed(found, meta.version)
 
 
-def read_again(file: ReadFile, meta: SegmentMeta, end: int) -> Footer:
-    """Return the footer of a format 2 segment whose frames end at *end*."""
-    tree = Tree()
+def read_again(file: ReadFile, meta: SegmentMeta, end: int, before: int) -> Footer:
+    """Return the footer of a format 2 segment whose frames end at *end*, behind *before* events."""
+    part = Stretch(before)
     first = last = meta.first_sequence or 0
     last_hash = format2.GENESIS
     for found in committed(file, meta, end):
-        if not tree.size:
+        if not part.size:
             first = found.frame.global_sequence or 0
         last = found.frame.global_sequence or 0
         last_hash = found.frame.event_hash
-        tree.add(last_hash)
-    return Footer(end, tree.size, first, last, last_hash, tree.root())
+        part.add(last_hash)
+    return Footer(end, part.size, first, last, last_hash, before, tuple(part.nodes))
 
 
 def _row(found: Found) -> FooterRow:

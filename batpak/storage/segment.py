@@ -44,14 +44,18 @@ _NUMBERS: Final = ("version", "created_ns", "segment_id")
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What a sealed segment says of itself; *end* is where its frames end."""
+    """What a sealed segment says of itself; *end* is where its frames end.
+
+    *before* is how many events stand before it in the journal, *part* its stretch of the tree over all of them.
+    """
 
     end: int
     frames: int
     first_sequence: int
     last_sequence: int
     last_hash: bytes
-    digest: bytes
+    before: int
+    part: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +272,8 @@ def footer_bytes(meta: SegmentMeta, footer: Footer) -> bytes:
         "first_sequence": footer.first_sequence,
         "last_sequence": footer.last_sequence,
         "last_hash": footer.last_hash,
-        "digest": footer.digest,
+        "before": footer.before,
+        "part": footer.part,
     }
     body: bytes = _END_OF_FRAMES + msgpack.packb(fields)
     return body + _TRAILER.pack(len(body), crc32c(body, meta.salt), _FOOTER_MAGIC)
@@ -305,7 +310,8 @@ def _footer(data: bytes) -> Footer | None:
             fields["first_sequence"],
             fields["last_sequence"],
             fields["last_hash"],
-            fields["digest"],
+            fields["before"],
+            tuple(fields["part"]),
         )
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         return None

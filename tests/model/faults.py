@@ -87,7 +87,7 @@ def every_call(world: World, store: Store) -> list[Callable[[], object]]:
         lambda: store.by_scope("s"), lambda: store.by_fact(item.kind), lambda: store.latest("a"),
         lambda: store.stream("a"), lambda: store.read_stream("a"), lambda: store.place_at(EPOCH),
         lambda: store.walk_ancestors(some_id), lambda: store.causes(some_id), lambda: store.effects(some_id),
-        store.verify_chain,
+        store.verify_chain, store.anchor,
     ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from batpak.errors import (
 )
 from batpak.event import NewEvent
 from batpak.kind import EventKind
-from batpak.receipt import Receipt
+from batpak.receipt import Anchor, Receipt
 from batpak.region import Region
 from batpak.store import Store
 
@@ -129,6 +129,8 @@ _REQUESTS: list[tuple[str, Call]] = [
     ("causes", lambda world: world.live.causes(world.event_id(world.model), depth=-1)),
     ("effects", lambda world: world.live.effects(world.event_id(world.model), limit=-1)),
     ("verify_chain", lambda world: world.live.verify_chain("order")),  # type: ignore[arg-type]
+    ("verify_chain", lambda world: world.live.verify_chain(anchor="0.x")),  # type: ignore[arg-type]
+    ("verify_chain", lambda world: world.live.verify_chain(Region(entity="a"), anchor=Anchor(0, None, bytes(32)))),
 ]
 
 _OTHERS: dict[type[BatpakError], list[tuple[str, Call]]] = {

@@ -11,8 +11,9 @@ from batpak.errors import (
     StoreLockedError,
 )
 from batpak.read_only import ReadOnlyStore
-from batpak.receipt import Place
+from batpak.receipt import Anchor, Place
 from batpak.region import Region
+from batpak.storage.tree import Stretch
 from batpak.store import Store
 from batpak.testing.stepped import SteppedDrivers
 from tests.model.model import Fact
@@ -195,6 +196,23 @@ def verify_chain(world: World) -> None:
     if not region.parts:
         assert report.intact
     assert seen[-1:] == ([(count, len(model.events))] if count else [])
+
+
+def anchor(world: World) -> None:
+    """Take an anchor; it holds for ever, because it speaks of what is durable alone."""
+    store, model = world.somebody()
+    world.counts.calls["anchor"] += 1
+    found = store.anchor()
+    if store is world.store:
+        assert found.events == len(model.events)
+        model.durable = found.events - 1
+    tree = Stretch()
+    for fact in model.events[: found.events]:
+        tree.add(fact.event_hash)
+    last = model.events[found.events - 1] if found.events else None
+    place = None if last is None else Place(last.global_sequence, last.event_hash)
+    assert found == Anchor(found.events, place, tree.root())
+    world.anchors.append(found)
 
 
 def stats(world: World) -> None:

@@ -15,11 +15,12 @@ STEPS: tuple[tuple[float, Callable[[World], None]], ...] = (
     (4, looking.read), (3, looking.read_stream), (4, looking.go_on), (4, looking.query), (1, looking.stale_place),
     (3, looking.stream), (2, looking.by_scope), (2, looking.by_fact), (2, looking.latest), (2, looking.place_at),
     (2, looking.walk_ancestors), (3, looking.causes_and_effects), (1, looking.verify_chain), (1.5, looking.stats),
-    (1, looking.diagnostics), (1.5, looking.open_read_only), (3, looking.refresh), (0.6, looking.locked),
-    (2, faults.reopen), (0.6, faults.closed), (0.6, faults.forked), (0.5, faults.kill), (17, faults.kill_within),
-    (5.5, faults.kill_in_recovery), (3, faults.interrupted), (1, faults.no_space), (0.6, faults.failed_sync),
-    (0.6, faults.bug_in_reader), (0.6, faults.bug_in_writer), (0.6, faults.reentrant), (0.8, faults.damaged),
-    (1, faults.damaged_run), (0.6, faults.too_new), (0.8, faults.wrong_format), (7, faults.invalid),
+    (1.5, looking.anchor), (1, looking.diagnostics), (1.5, looking.open_read_only), (3, looking.refresh),
+    (0.6, looking.locked), (2, faults.reopen), (0.6, faults.closed), (0.6, faults.forked), (0.5, faults.kill),
+    (17, faults.kill_within), (5.5, faults.kill_in_recovery), (3, faults.interrupted), (1, faults.no_space),
+    (0.6, faults.failed_sync), (0.6, faults.bug_in_reader), (0.6, faults.bug_in_writer), (0.6, faults.reentrant),
+    (0.8, faults.damaged), (1, faults.damaged_run), (0.6, faults.too_new), (0.8, faults.wrong_format),
+    (7, faults.invalid),
 )  # fmt: skip
 WEIGHTS, ACTIONS = zip(*STEPS, strict=True)
 

@@ -17,9 +17,9 @@ ENOUGH = 100
 REACHED = Counts()
 
 CALLS = (
-    "append", "append_batch", "append_reaction", "by_fact", "by_scope", "causes", "close", "diagnostics", "effects",
-    "get", "get_many", "latest", "open", "open_read_only", "place_at", "query", "read", "read_stream", "refresh",
-    "stats", "stream", "sync", "verify_chain", "walk_ancestors",
+    "anchor", "append", "append_batch", "append_reaction", "by_fact", "by_scope", "causes", "close", "diagnostics",
+    "effects", "get", "get_many", "latest", "open", "open_read_only", "place_at", "query", "read", "read_stream",
+    "refresh", "stats", "stream", "sync", "verify_chain", "walk_ancestors",
 )  # fmt: skip
 ERRORS = (
     "ActorFailedError", "BackpressureError", "CorruptStoreError", "EventNotFoundError", "ForkedStoreError",

@@ -18,7 +18,7 @@ from batpak.event import NO_STREAM, EventFlags, NewEvent, StoredEvent
 from batpak.kind import EventKind
 from batpak.payload import Payload
 from batpak.read_only import ReadOnlyStore
-from batpak.receipt import Place, Receipt
+from batpak.receipt import Anchor, Place, Receipt
 from batpak.region import Region
 from batpak.store import Store
 from batpak.testing.clock import HandClock
@@ -76,6 +76,7 @@ class World:
         self.failed = False
         self.readers: list[tuple[ReadOnlyStore, int]] = []
         self.iterators: list[tuple[Iterator[StoredEvent], list[Fact]]] = []
+        self.anchors: list[Anchor] = []
         self.posted: list[tuple[Envelope, Expected]] = []
         self.lost: list[UUID] = []
         self.ends_ahead: list[str] = []
@@ -205,9 +206,11 @@ class World:
         for entity in ENTITIES:
             newest = model.latest(entity)
             assert store.latest(entity) == (newest and newest.entry())
-        report = store.verify_chain()
-        assert report.intact, report
-        assert report.events_checked == len(model.events)
+        for anchor in (None, *self.anchors[-2:]):
+            known = anchor is None or anchor.events <= len(model.events)
+            report = store.verify_chain(anchor=anchor)
+            assert report.intact == known, report
+            assert report.events_checked == len(model.events)
 
     # Writing -----------------------------------------------------------------------------------------------------
 

@@ -224,7 +224,7 @@ def test_something_else_is_no_stub() -> None:
 def sealed(footer: Footer | None = None) -> tuple[bytes, SegmentMeta]:
     start = header() + b"\0\0\0\5frame"
     meta = parse(start)
-    footer = footer or Footer(len(start), 1, 7, 7, HASH, b"d" * 32)
+    footer = footer or Footer(len(start), 1, 7, 7, HASH, 7, (b"d" * 32,))
     data = start + footer_bytes(meta, footer)
     return data, replace(meta, size=len(data))
 
@@ -238,7 +238,7 @@ def test_a_footer_comes_back() -> None:
     data, meta = sealed()
     found = footer_in(data, meta)
     assert found == read_meta(directory({"000003.fbat": data}), 3).footer
-    assert found == Footer(meta.frames_start + 9, 1, 7, 7, HASH, b"d" * 32)
+    assert found == Footer(meta.frames_start + 9, 1, 7, 7, HASH, 7, (b"d" * 32,))
 
 
 def test_one_changed_bit_is_no_footer() -> None:
@@ -257,7 +257,7 @@ def test_a_footer_that_is_cut_or_goes_on_is_none() -> None:
 def test_a_footer_of_another_segment_or_place_is_none() -> None:
     data, meta = sealed()
     assert footer_in(data, replace(meta, salt=1)) is None
-    moved, meta = sealed(Footer(9999, 1, 7, 7, HASH, b"d" * 32))
+    moved, meta = sealed(Footer(9999, 1, 7, 7, HASH, 7, (b"d" * 32,)))
     assert footer_in(moved, meta) is None
 
 
@@ -265,13 +265,13 @@ def test_a_footer_with_more_keys_is_read_and_one_with_fewer_refuses() -> None:
     data, meta = sealed()
     end = meta.frames_start + 9
     fields = msgpack.unpackb(data[end + 4 : -12])
-    for changed in (fields | {"later": 1}, {key: value for key, value in fields.items() if key != "digest"}, [1]):
+    for changed in (fields | {"later": 1}, {key: value for key, value in fields.items() if key != "part"}, [1]):
         body = bytes(4) + msgpack.packb(changed)
         trailer = len(body).to_bytes(4, "big") + crc32c(body, meta.salt).to_bytes(4, "big") + b"FBF2"
         if len(changed) > len(fields):
             found = footer_in(data[:end] + body + trailer, meta)
             assert found is not None
-            assert found.digest == b"d" * 32
+            assert found.part == (b"d" * 32,)
         else:
             with pytest.raises(CorruptStoreError, match="footer that cannot be read"):
                 footer_in(data[:end] + body + trailer, meta)

@@ -1,4 +1,4 @@
-"""Places and receipts: the token, what is refused, and what the values may be used for."""
+"""Places, receipts and anchors: the tokens, what is refused, and what the values may be used for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batpak.errors import InvalidRequestError
-from batpak.receipt import MAX_GLOBAL_SEQUENCE, Place, Receipt
+from batpak.receipt import MAX_GLOBAL_SEQUENCE, Anchor, Place, Receipt
 
 HASH = bytes(range(32))
 TOKEN = "42.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
@@ -135,3 +135,79 @@ def test_a_receipt_and_a_place_cannot_be_changed(value: Receipt | Place) -> None
     with pytest.raises(FrozenInstanceError):
         value.global_sequence = 1  # type: ignore[misc]
     assert not hasattr(value, "__dict__")
+
+
+# Anchors ---------------------------------------------------------------------------------------------------------
+
+ANCHOR = Anchor(43, Place(42, HASH), bytes(reversed(HASH)))
+ANCHOR_TOKEN = "43.Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA." + TOKEN
+EMPTY = Anchor(0, None, HASH)
+EMPTY_TOKEN = "0.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+
+
+def test_the_token_of_an_anchor_never_changes() -> None:
+    assert (str(ANCHOR), str(EMPTY)) == (ANCHOR_TOKEN, EMPTY_TOKEN)
+    assert (Anchor.parse(ANCHOR_TOKEN), Anchor.parse(EMPTY_TOKEN)) == (ANCHOR, EMPTY)
+
+
+@given(places, st.integers(1, MAX_GLOBAL_SEQUENCE), st.binary(min_size=32, max_size=32))
+def test_a_token_gives_its_anchor_back(place: Place, events: int, digest: bytes) -> None:
+    token = str(Anchor(events, place, digest))
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{90,129}", token)
+    assert Anchor.parse(token) == Anchor(events, place, digest)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        TOKEN,
+        ANCHOR_TOKEN[:-1],
+        ANCHOR_TOKEN + "A",
+        ANCHOR_TOKEN + "\n",
+        "0" + ANCHOR_TOKEN,
+        "0" + ANCHOR_TOKEN[2:],
+        EMPTY_TOKEN + ".",
+        "1" + EMPTY_TOKEN[1:],
+        ANCHOR_TOKEN.replace("Hx4d", "H*4d"),
+        ANCHOR_TOKEN.replace("QA.", "QB."),
+        f"{2**64}{ANCHOR_TOKEN[2:]}",
+        "9" * 5000 + ANCHOR_TOKEN[2:],
+        5,
+        None,
+        ANCHOR_TOKEN.encode(),
+    ],
+)
+def test_any_other_text_is_no_anchor(token: object) -> None:
+    with pytest.raises(InvalidRequestError, match="expected the str\\(\\) of an Anchor"):
+        Anchor.parse(cast("str", token))
+
+
+@given(st.text(alphabet="0123456789.AQ_-=", max_size=140))
+def test_text_of_the_right_letters_is_refused_by_a_typed_error(token: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        Anchor.parse(token)
+
+
+@pytest.mark.parametrize(
+    ("events", "place", "digest", "message"),
+    [
+        (-1, None, HASH, "anchor's events: found -1"),
+        (True, None, HASH, "anchor's events: found a bool"),
+        (0, Place(0, HASH), HASH, "with 0 events"),
+        (1, None, HASH, "with 1 events"),
+        (1, TOKEN, HASH, "expected a Place"),
+        (1, Place(0, HASH), HASH[1:], "anchor's digest: found 31 bytes"),
+        (1, Place(0, HASH), "x", "anchor's digest: found a str"),
+    ],
+)
+def test_what_cannot_be_an_anchor_is_refused(events: Any, place: Any, digest: Any, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        Anchor(events, place, digest)
+
+
+def test_an_anchor_is_a_frozen_value() -> None:
+    with pytest.raises(FrozenInstanceError):
+        ANCHOR.events = 1  # type: ignore[misc]
+    assert pickle.loads(pickle.dumps(ANCHOR)) == ANCHOR
+    assert {ANCHOR, Anchor.parse(ANCHOR_TOKEN)} == {ANCHOR}

@@ -61,6 +61,9 @@ def test_a_chain_is_intact_when_nothing_was_found() -> None:
     assert not ChainReport(5, content_mismatches=(UUID(int=1),)).intact
     assert not ChainReport(5, dangling_links=(UUID(int=1),)).intact
     assert not ChainReport(5, sequence_gaps=(SequenceGap("a", 1, 2),)).intact
+    assert not ChainReport(5, altered_segments=(2,)).intact
+    assert ChainReport(5, anchored=True).intact
+    assert not ChainReport(5, anchored=False).intact
 
 
 def test_what_may_be_empty_has_a_default() -> None:
