@@ -157,8 +157,9 @@ class Cursor(Follower):
     def commit(self) -> None:
         """Remember the place of the last event that was delivered.
 
-        With a name: returns when everything that was written before is durable, which takes one shared fsync at most,
-        and the place is in its file. A kill keeps it; a power cut may bring back an earlier place, never a later one.
+        With a name: returns when everything that was written before is durable, which takes one shared fsync at most
+        (one commit in 64 takes another), and the place is in its file. A kill keeps it; a power cut may bring back an
+        earlier place, one of the last 64, never a later one.
         Raises `WriterFailedError`, `StorageError`, `StoreClosedError`; the place is where it was then.
         """
         if self._delivered is not None:

@@ -1,15 +1,15 @@
 """Named places: how far named cursors and workers have come, kept beside the journal and never ahead of it.
 
 A place is saved after everything that was written before is durable: neither it, nor what its consumer wrote in
-answer, can be lost behind it. Saving takes one shared fsync at most; the place itself is written without one, so a
-power cut may bring back an earlier place, from which events are delivered again.
+answer, can be lost behind it. Saving takes one shared fsync at most; the place itself is synced only now and then, so a
+power cut may bring back an earlier place, from which events are delivered again: one of the last `PLACES_A_SYNC`.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from threading import RLock
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from weakref import ref
 
 from batpak.actors.announcer import PLACE, Interest
@@ -37,10 +37,28 @@ Start: TypeAlias = "int | Place | Literal['beginning', 'end']"
 """Where a new cursor begins: behind a global sequence or a place, with the first event, or with the next one."""
 
 
+PLACES_A_SYNC: Final = 64
+"""A place is on disk after so many newer ones at the latest: bounds what is delivered again after a power cut."""
+
+
 class HeldPlace:
     """A named place while a cursor or a worker holds it."""
 
-    __slots__ = ("_book", "_count", "_crc", "_file", "_leaving", "_savers", "_saving", "name", "place", "region")
+    __slots__ = (
+        "_book",
+        "_count",
+        "_crc",
+        "_durable",
+        "_file",
+        "_leaving",
+        "_newest",
+        "_savers",
+        "_saving",
+        "_since",
+        "name",
+        "place",
+        "region",
+    )
 
     def __init__(self, book: PlaceBook, name: str, region: Region) -> None:
         """Stand for *name* and whoever delivers *region*; `PlaceBook.hold` is what makes it hold."""
@@ -48,6 +66,8 @@ class HeldPlace:
         self._file: WriteFile | None = None
         self._count = 0
         self._crc = 0
+        self._durable = self._newest = place_file.FIRST_SLOT
+        self._since = 0
         self._saving = RLock()
         self._savers = 0
         self._leaving = False
@@ -55,9 +75,11 @@ class HeldPlace:
         self.region = region
         self.place: Place | None = None
 
-    def open(self, file: WriteFile, head: PlaceHead, slot: PlaceSlot) -> None:
-        """Go on with what stands in *file*."""
+    def open(self, file: WriteFile, head: PlaceHead, slot: PlaceSlot, *, is_new: bool) -> None:
+        """Go on with what stands in *file*; of one that *is_new* it is known to be on disk."""
         self._file = file
+        self._newest = self._durable = slot.number
+        self._since = 0 if is_new else PLACES_A_SYNC
         self._crc = head.crc
         self._count = slot.count
         self.place = slot.place
@@ -87,12 +109,18 @@ class HeldPlace:
             store._view()  # what has let go may be the store itself
             raise InvalidRequestError(f"place {self.name!r}: found a holder that has let go, expected one that holds")
         try:
-            written = file.pwrite(slot, place_file.SLOTS[(self._count + 1) % 2])
+            if self._since >= PLACES_A_SYNC:
+                file.sync_data()
+                self._durable, self._since = self._newest, 0
+            number = place_file.free_slot(self._durable, self._newest)
+            written = file.pwrite(slot, place_file.SLOTS[number])
         except OSError as error:
             raise StorageError("write", place_file.file_name(self.name), error.errno) from error
         if written != len(slot):
             raise StorageError("write", place_file.file_name(self.name), None)
         self._count += 1
+        self._newest = number
+        self._since += 1
         self.place = place
         store._announcer.tell(Interest(PLACE, self.name))
         if store._log.passes(DEBUG):
@@ -208,6 +236,7 @@ class PlaceBook:
         store, name, region = self.store, held.name, held.region
         file = place_file.file_name(name)
         found = self._read(file)
+        is_new = found is None
         if found is None:
             imported, place = self._import(name, region)
             self._create(name, region, place if imported else store._start_place(start))
@@ -220,7 +249,7 @@ class PlaceBook:
             raise PlaceConflictError(name, f"the place of {head.name!r} in {head.region}", f"one in {region}")
         if slot.place is not None:
             store._after(slot.place)
-        held.open(store._files.open_write(file), head, slot)
+        held.open(store._files.open_write(file), head, slot, is_new=is_new)
 
     def _create(self, name: str, region: Region, place: Place | None) -> None:
         """Write a whole file, durably, once the journal is, and the identity that the file names."""

@@ -1,7 +1,9 @@
 """The place of a named cursor on disk (docs/format.md, section 10).
 
 One file for each name: ``cursors/<first 16 bytes of BLAKE3(name) as hex>.place``. A head that never changes says whose
-place it is; two slots of 60 bytes, at 4,096 and 4,608, are written in turn, so that a torn write hurts one of them.
+place it is; there are three slots of 60 bytes, at 4,096, 4,608 and 5,120. One of them is on disk and is left alone; the
+other two are written in turn and not synced, so that a kill loses nothing and a torn write never hurts the one that
+a power cut goes back to. From time to time the file is synced, and its newest slot becomes the one to be left alone.
 The head is valid if and only if its magic, its version, its length and its CRC-32C are right. A slot is valid if and
 only if its CRC-32C is; the valid one with the higher count is believed. Without a valid head or a valid slot the file
 is refused: nothing starts over because of damage.
@@ -31,7 +33,7 @@ offset      size   slot (integers little-endian)
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -51,7 +53,9 @@ FOLDER: Final = "cursors"
 SUFFIX: Final = ".place"
 VERSION: Final = 1
 MAX_BYTES: Final = 8192
-SLOTS: Final = (4096, 4608)
+SLOTS: Final = (4096, 4608, 5120)
+FIRST_SLOT: Final = 1
+"""The slot that a new file has; the third one is behind its end."""
 _MAGIC: Final = b"BPPLAC"
 _HEAD: Final = struct.Struct("<6sH16sI")
 _SLOT: Final = struct.Struct("<QQQ32s")
@@ -71,10 +75,11 @@ class PlaceHead:
 
 @dataclass(frozen=True, slots=True)
 class PlaceSlot:
-    """The newest place in a file, None for the start of the journal, and how many were written."""
+    """The newest place in a file, None for the start of the journal, and how many were written; in which slot."""
 
     count: int
     place: Place | None
+    number: int = field(default=FIRST_SLOT, compare=False)
 
 
 def file_name(name: str) -> str:
@@ -83,30 +88,35 @@ def file_name(name: str) -> str:
 
 
 def encode(store_id: bytes, name: str, region: Region, place: Place | None) -> tuple[bytes, PlaceHead]:
-    """Return a whole file with *place* in its first slot, and its head."""
+    """Return a whole file with *place* in the slot `FIRST_SLOT`, and its head."""
     description = msgpack.packb({"name": name, "region": _describe(region)}, use_bin_type=True)
     head = _HEAD.pack(_MAGIC, VERSION, store_id, len(description)) + description
     crc = crc32c(head)
-    whole = bytearray(SLOTS[1] + _SLOT.size + _CRC.size)
+    whole = bytearray(SLOTS[FIRST_SLOT] + _SLOT.size + _CRC.size)
     whole[: len(head) + 4] = head + _CRC.pack(crc)
     slot = encode_slot(crc, 1, place)
-    whole[SLOTS[1] : SLOTS[1] + len(slot)] = slot
+    whole[SLOTS[FIRST_SLOT] :] = slot
     return bytes(whole), PlaceHead(store_id, name, region, crc)
 
 
 def encode_slot(head_crc: int, count: int, place: Place | None) -> bytes:
-    """Return one slot; it goes to ``SLOTS[count % 2]``."""
+    """Return one slot; where it goes says `free_slot`."""
     slot = (
         _SLOT.pack(count, 1, place.global_sequence, place.event_hash) if place else _SLOT.pack(count, 0, 0, bytes(32))
     )
     return slot + _CRC.pack(crc32c(slot, head_crc))
 
 
+def free_slot(durable: int, newest: int) -> int:
+    """Return the slot that the next place goes to: neither the one that is on disk nor the newest one."""
+    return next(number for number in range(len(SLOTS)) if number not in {durable, newest})
+
+
 def decode(file: str, data: BytesLike) -> tuple[PlaceHead, PlaceSlot]:
     """Return what *file* holds; `CorruptStoreError` names it where that cannot be believed."""
     data = bytes(data)
     head = _decode_head(file, data)
-    slots = [slot for offset in SLOTS if (slot := _decode_slot(data[offset:], head.crc)) is not None]
+    slots = [slot for number in range(len(SLOTS)) if (slot := _decode_slot(data, number, head.crc)) is not None]
     if not slots:
         raise _damaged(file, SLOTS[0], "no slot with a right checksum", "at least one")
     return head, max(slots, key=lambda slot: slot.count)
@@ -132,15 +142,16 @@ def _decode_head(file: str, data: bytes) -> PlaceHead:
         raise _damaged(file, _HEAD.size, f"a description that gives a {type(error).__name__}", "one of ours") from error
 
 
-def _decode_slot(data: bytes, head_crc: int) -> PlaceSlot | None:
-    """Return a slot; None where its checksum is wrong."""
+def _decode_slot(whole: bytes, number: int, head_crc: int) -> PlaceSlot | None:
+    """Return the slot of that number; None where its checksum is wrong."""
+    data = whole[SLOTS[number] :]
     if len(data) < _SLOT.size + _CRC.size:
         return None
     (crc,) = _CRC.unpack_from(data, _SLOT.size)
     if crc32c(data[: _SLOT.size], head_crc) != crc:
         return None
     count, there, sequence, event_hash = _SLOT.unpack_from(data)
-    return PlaceSlot(count, Place(sequence, event_hash) if there else None)
+    return PlaceSlot(count, Place(sequence, event_hash) if there else None, number)
 
 
 def _describe(region: Region) -> dict[str, object]:
