@@ -8,7 +8,7 @@ leader leaves its generation open, and the next in line leads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from threading import Lock, get_ident
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from batpak.actors.mailbox import new_lock
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from batpak.clock import Clock
     from batpak.log import Log
     from batpak.storage.files import WriteFile
+    from batpak.storage.seam import FailedSyncs
     from batpak.storage.segment import SegmentMeta
 
 SYNCED_LINE_SECONDS = 1.0
@@ -55,7 +56,8 @@ class _Generation:
 class Gate:
     """Makes the journal durable.
 
-    *durable* is the ticket up to which it is, *tag* the place where that is; *poison* is why it never will be again.
+    *durable* is the ticket up to which it is, *tag* the place where that is. *failed_syncs* are those of the directory,
+    whoever asked for them.
     *on_durable* is called after an fsync, with the device held.
     *dirty* says that something may be written that no fsync covers, *since* when that became so (monotonic seconds).
     """
@@ -72,11 +74,12 @@ class Gate:
         self._log = log
         self._generation = _Generation()
         self._said_at = float("-inf")
-        self.device = Lock()
+        self.device = new_lock()
         self.owner = 0
         self.durable = 0
         self.tag: tuple[int, int, int] | None = None
-        self.poison: BaseException | None = None
+        self.failed_syncs: FailedSyncs = []
+        self._poison: BaseException | None = None
         self.dirty = False
         self.since = 0.0
         self.syncs = 0
@@ -104,6 +107,13 @@ class Gate:
                     generation.owner = 0
         self._say()
 
+    @property
+    def poison(self) -> BaseException | None:
+        """Why nothing becomes durable any more: a sync has failed, and what the next one says is not to be believed."""
+        if self._poison is None and self.failed_syncs:
+            self._poison = self.failed_syncs[0]
+        return self._poison
+
     def keep_identity(self) -> None:
         """Return when a power cut cannot take the store's id any more, so that what names it stays this store's.
 
@@ -130,8 +140,9 @@ class Gate:
 
     def require_sound(self) -> None:
         """Refuse when an fsync has failed."""
-        if self.poison is not None:
-            raise WriterFailedError(str(self.poison)) from self.poison
+        poison = self.poison
+        if poison is not None:
+            raise WriterFailedError(str(poison)) from poison
 
     def mark_dirty(self) -> None:
         """Note that something is about to be written."""
@@ -149,7 +160,7 @@ class Gate:
                 try:
                     written.file.sync_data()
                 except OSError as error:
-                    self.poison = error
+                    self._poison = error
                     raise WriterFailedError(f"fsync failed: {error.strerror}") from error
             self.syncs += 1
             self._remember(written)

@@ -8,6 +8,7 @@ not durable yet.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, assert_never
 
 from batpak.actors.actor import Actor
@@ -98,6 +99,10 @@ class Index(Actor[IndexCommand]):
 
     def let_go(self) -> None:
         """Show nothing any more; runs are unmapped when the last read that looks at them ends."""
+        job, self._job = self._job, None
+        if job is not None:  # a writer that has failed writes nothing out: what was begun is given up
+            with suppress(OSError):
+                job.close()
         self.view = View((Tail(0),), 0)
 
     def give_up(self, error: BaseException) -> None:
@@ -140,8 +145,11 @@ class Index(Actor[IndexCommand]):
         self._job = None
         if self.view.bound >= CLOSE_EVENTS:
             self._freeze()
-        while (job := self._persist_oldest()) is not None:
-            exhaust(job)
+        try:
+            while (job := self._persist_oldest()) is not None:
+                exhaust(job)
+        except RunError as error:  # what cannot be read back is made anew by the next open
+            self.lines.append((WARNING, "index.not_written", {"error": type(error).__name__}))
 
     # Turns -------------------------------------------------------------------------------------------------------
 

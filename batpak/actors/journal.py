@@ -205,19 +205,7 @@ class Journal:
             first_sequence=first_sequence,
             previous_hash=last_hash,
         )
-        name = file_name(segment)
-        try:
-            file = self._create(name, len(header))
-            if file.pwrite(header, 0) != len(header):
-                raise StorageError("write", name, None)
-            file.sync()
-            self._files.sync_folder()
-        except OSError as error:
-            self._withdraw(name)
-            raise StorageError("create", name, error.errno) from error
-        except StorageError:
-            self._withdraw(name)
-            raise
+        file = self._write_header(file_name(segment), header)
         meta = parse_header(header, segment, len(header))
         self._catalog.add(meta)
         if old is not None:
@@ -230,6 +218,27 @@ class Journal:
         self.written = Written(file, meta, len(header), first_sequence)
         self._created = None
         self.needs_care = True
+
+    def _write_header(self, name: str, header: bytes) -> WriteFile:
+        """Create a segment that holds its header, durably; where that fails, it is withdrawn."""
+        file: WriteFile | None = None
+        try:
+            file = self._create(name, len(header))
+            if file.pwrite(header, 0) != len(header):
+                raise StorageError("write", name, None)
+            file.sync()
+            self._files.sync_folder()
+        except (OSError, StorageError) as error:
+            if file is not None:
+                with suppress(OSError):
+                    file.close()
+            self._withdraw(name)
+            if isinstance(error, StorageError):
+                raise
+            if self.gate is not None:
+                self.gate.require_sound()  # a sync that failed is no matter of trying again
+            raise StorageError("create", name, error.errno) from error
+        return file
 
     def _withdraw(self, name: str) -> None:
         """Remove a segment that could not be begun, durably: its header says where the segment before it ends.
@@ -318,7 +327,7 @@ class Journal:
             before = events_before(old.meta, view.count(), view.last_sequence() + 1)
             footer = footer_from_index(view, old.meta, old.end, before, old.last_sequence, old.last_hash)
             self._catalog.add(seal(old.file, old.meta, old.end, before, footer))
-        except OSError as error:
+        except (OSError, CorruptStoreError) as error:
             self.lines.append((WARNING, "segment.not_sealed", {"file": old.meta.name, "error": type(error).__name__}))
         with suppress(OSError):
             old.file.close()

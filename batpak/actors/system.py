@@ -82,6 +82,7 @@ class System:
         """Recover, build the actors, start them."""
         files, config = self.files, self.config
         phases = Phases(self.clock)
+        files.failed_syncs.clear()
         _settle_last_segment(files)
         phases.end("settle")
         self.found: Survey = survey(files, lambda: os.urandom(16))
@@ -113,7 +114,7 @@ class System:
             catalog,
             self._writer_pool,
             lambda: self.index.view,
-            os.urandom,
+            _random_bytes,
             segment_bytes=config.segment_bytes,
             segment_format=self.segment_format,
             sequence=next_sequence,
@@ -128,7 +129,7 @@ class System:
             max_heads=MAX_HEADS,
             max_keys=MAX_KEYS,
         )
-        ids = IdGenerator(os.urandom, above=state.newest_id or None)
+        ids = IdGenerator(_random_bytes, above=state.newest_id or None)
         self.writer = Writer(journal, self.index_driver, standing, ids, config, self.clock, self.log)
         self.writer_driver: Driver[WriterCommand] = self._driver_of.make(self.writer, config, self.log)
         self.gate = self._make_gate(journal, found)
@@ -164,6 +165,7 @@ class System:
             self.files.write_atomic(watermark.NAME, b"")
         self._mark = self.files.open_write(watermark.NAME)
         gate = Gate(lambda: journal.written, found.catalog.store_id, self._mark, found.count, self.clock, self.log)
+        gate.failed_syncs = self.files.failed_syncs
         with gate.device:
             gate.sync_device()
         return gate
@@ -228,6 +230,8 @@ class System:
         if writer.mark is not None:
             self.writer_driver.within_turn(lambda: None)
         if writer.failure is not None:
+            if self.gate.durable < journal.sequence:
+                writer.require_sound()  # what was acknowledged may be lost: nobody else says so
             return
         self.gate.cover(journal.sequence)
         journal.finish()
@@ -263,6 +267,14 @@ class DriverOf:
             restart=config.restart,
             slow_seconds=config.slow_command_seconds,
         )
+
+
+def _random_bytes(count: int) -> bytes:
+    """Return bytes that nobody can guess."""
+    try:
+        return os.urandom(count)
+    except OSError as error:
+        raise StorageError("read", "the system's random numbers", error.errno) from error
 
 
 def _settle_last_segment(files: Files) -> None:

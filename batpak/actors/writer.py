@@ -105,7 +105,7 @@ class Writer(Actor[WriterCommand]):
 
     def turn(self, commands: Sequence[WriterCommand]) -> list[object]:
         """Decide commands, write once, publish once; an outcome each, for as many as one write should take."""
-        self._require_sound()
+        self.require_sound()
         decision = Decision(self.standing, self._ids, self.journal.read_frame, self._config)
         units: list[Unit] = []
         shape: list[int | None] = []
@@ -222,7 +222,7 @@ class Writer(Actor[WriterCommand]):
             gate.dirty = False  # a write that ends now looks at this behind it
         return gate.dirty or gate.durable < self.journal.sequence
 
-    def _require_sound(self) -> None:
+    def require_sound(self) -> None:
         """Refuse when a repair or an fsync has failed."""
         failure = self.failure
         if failure is not None:

@@ -5,24 +5,30 @@ What a `Files` promises stands in `batpak.storage.seam`; here is the one over a 
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import mmap
 import os
 import stat
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Self, TypeVar
+from typing import Self
 from weakref import WeakSet
 
 from batpak.errors import CorruptStoreError, InvalidDirectoryError, UnsupportedPlatformError
+from batpak.storage.open_files import (
+    HELD_BYTES,
+    RealReadFile,
+    RealWriteFile,
+    close_descriptor,
+    full_sync,
+    remember,
+)
 from batpak.storage.seam import (
     LOCK_NAME,
     OWNER_NAME,
     TEMPORARY_PREFIX,
     BytesLike,
+    FailedSyncs,
     FileNames,
     Files,
     ReadFile,
@@ -50,57 +56,11 @@ __all__ = [
     "write_all",
 ]
 
-HELD_BYTES = 64 * 1024
-"""Up to this size a read or write keeps the interpreter lock. Letting go of it costs more than the system call: beside
-busy threads the way back is a wait of up to a switch interval (5 ms). From here on the copy is what takes the time."""
-
 if sys.platform != "win32":
     import fcntl
 
     _OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY  # opening a pipe must not wait for its writer
     _OPEN_FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
-
-    def _bind(library: ctypes.CDLL, name: str, *types: type, result: type = ctypes.c_ssize_t) -> Callable[..., int]:
-        # Where off_t may have 32 bits, glibc has the 64-bit call under a name of its own.
-        function = getattr(library, name + "64", None) or getattr(library, name)
-        function.argtypes = types
-        function.restype = result
-        return function  # type: ignore[no-any-return]
-
-    # PyDLL keeps the interpreter lock during the call, see HELD_BYTES.
-    _held = ctypes.PyDLL(None, use_errno=True)
-    _pread = _bind(_held, "pread", ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64)
-    _pwrite = _bind(_held, "pwrite", ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64)
-
-# Bytes to be filled, as C extensions make them; nobody else has seen them by then, and a copy is saved.
-_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
-_new_bytes.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t)
-_new_bytes.restype = ctypes.py_object
-
-if sys.platform == "linux":
-    _free = ctypes.CDLL(None, use_errno=True)
-    _fallocate = _bind(
-        _free, "fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, result=ctypes.c_int
-    )
-
-
-def _raise_unless_interrupted(name: str) -> None:
-    number = ctypes.get_errno()
-    if number != errno.EINTR:
-        raise OSError(number, os.strerror(number), name)
-
-
-def _full_sync(fd: int) -> None:
-    if sys.platform == "darwin":
-        # There, fsync leaves the data in the drive's cache.
-        try:
-            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-        except OSError as error:
-            if error.errno not in {errno.ENOTSUP, errno.ENOTTY, errno.EINVAL}:
-                raise
-        else:
-            return
-    os.fsync(fd)
 
 
 def _wrong_type(name: str, found: str, expected: str = "a regular file") -> CorruptStoreError:
@@ -111,125 +71,6 @@ def _check_regular(name: str, mode: int) -> None:
     if not stat.S_ISREG(mode):
         raise _wrong_type(name, f"something of type {stat.filemode(mode)[0]!r}")
 
-
-class RealReadFile:
-    """A `ReadFile` over one descriptor."""
-
-    __slots__ = ("__weakref__", "_fd", "_name")
-
-    def __init__(self, fd: int, name: str) -> None:
-        self._fd = fd
-        self._name = name
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._name!r}{' closed' if self._fd < 0 else ''}>"
-
-    def pread(self, length: int, offset: int) -> bytes:
-        """Return *length* bytes from *offset*, fewer only where the file ends."""
-        data = self._pread_once(length, offset)
-        if len(data) == length or not data:
-            return data
-        pieces = [data]
-        while data and (length := length - len(data)):
-            offset += len(data)
-            data = self._pread_once(length, offset)
-            pieces.append(data)
-        return b"".join(pieces)
-
-    def _pread_once(self, length: int, offset: int) -> bytes:
-        if not 0 < length <= HELD_BYTES:
-            return os.pread(self._fd, length, offset)
-        data: bytes = _new_bytes(None, length)
-        try:
-            while (count := _pread(self._fd, data, length, offset)) < 0:
-                _raise_unless_interrupted(self._name)
-        except ctypes.ArgumentError as error:  # what ctypes makes of a lack of memory
-            raise MemoryError from error
-        return data if count == length else data[:count]
-
-    def size(self) -> int:
-        """Return the file's length in bytes as it is now."""
-        return os.fstat(self._fd).st_size
-
-    def map(self) -> memoryview:
-        """Return the whole file, as long as it is now, as a read-only view that outlives `close`."""
-        size = self.size()
-        return memoryview(mmap.mmap(self._fd, size, access=mmap.ACCESS_READ) if size else b"")
-
-    def drop_cache(self) -> None:
-        """Make later reads come from the disk, where the system can."""
-        if sys.platform == "linux":
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def _descriptor(self) -> int:
-        """Return the descriptor for calls that take a closed one (-1) for a `ValueError`."""
-        if self._fd < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._name)
-        return self._fd
-
-    def close(self) -> None:
-        """Give the descriptor back; a second time is nothing."""
-        fd = self._fd
-        if fd >= 0:
-            self._fd = -1  # before the call: a number that is closed twice may be somebody else's by then
-            os.close(fd)
-
-    def __del__(self) -> None:
-        try:
-            self.close()
-        except (OSError, AttributeError):
-            pass
-
-
-class RealWriteFile(RealReadFile):
-    """A `WriteFile` over one descriptor."""
-
-    __slots__ = ()
-
-    def pwrite(self, data: BytesLike, offset: int) -> int:
-        """Write *data* at *offset* in one system call and return how many bytes it took."""
-        if len(data) > HELD_BYTES:
-            return os.pwrite(self._fd, data, offset)
-        if type(data) is not bytes:
-            data = bytes(data)
-        try:
-            while (count := _pwrite(self._fd, data, len(data), offset)) < 0:
-                _raise_unless_interrupted(self._name)
-        except ctypes.ArgumentError as error:  # what ctypes makes of a lack of memory
-            raise MemoryError from error
-        return count
-
-    def sync_data(self) -> None:
-        """Return once the content and the length are on disk."""
-        if sys.platform == "linux":
-            os.fdatasync(self._descriptor())
-        else:
-            _full_sync(self._descriptor())
-
-    def sync(self) -> None:
-        """Return once the content, the length and the other facts of the file are on disk."""
-        _full_sync(self._descriptor())
-
-    def truncate(self, size: int) -> None:
-        """Cut the file to *size* bytes, or lengthen it with zeros."""
-        os.ftruncate(self._fd, size)
-
-    def allocate(self, offset: int, length: int) -> bool:
-        """Reserve zeros up to *offset* + *length*; False where the file system cannot."""
-        if sys.platform != "linux":
-            return False
-        # Not posix_fallocate: where the file system refuses, glibc writes to every block instead.
-        try:
-            while _fallocate(self._fd, 0, offset, length) < 0:
-                if ctypes.get_errno() in {errno.EOPNOTSUPP, errno.ENOSYS}:
-                    return False
-                _raise_unless_interrupted(self._name)
-        except ctypes.ArgumentError as error:
-            raise MemoryError from error
-        return True
-
-
-_FileT = TypeVar("_FileT", bound=RealReadFile)
 
 _NOT_REGULAR = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a folder", errno.ENXIO: "a pipe or a socket"}
 
@@ -258,7 +99,7 @@ class _Folder:
         return self._fd
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        close_descriptor(self._fd)
 
 
 class RealFiles(Files):
@@ -270,6 +111,7 @@ class RealFiles(Files):
     def __init__(self, directory: str, fd: int) -> None:
         """Own *fd*, an open descriptor of *directory*; most callers want `open`."""
         self.directory = directory
+        self.failed_syncs: FailedSyncs = []
         self._fd = fd
         self._lock_fd = -1
         self._lock_pid = 0
@@ -334,15 +176,17 @@ class RealFiles(Files):
 
     def open_read(self, name: str) -> RealReadFile:
         """Open a file that exists for reading."""
-        return self._open(RealReadFile, name, os.O_RDONLY)
+        file = RealReadFile(self._open_regular(name, os.O_RDONLY), name)
+        self._opened.add(file)
+        return file
 
     def open_write(self, name: str) -> RealWriteFile:
         """Open a file that exists for reading and writing."""
-        return self._open(RealWriteFile, name, os.O_RDWR)
+        return self._open_write(name, os.O_RDWR)
 
     def create(self, name: str) -> RealWriteFile:
         """Make an empty file with mode 0600; a name that is taken is a `FileExistsError`."""
-        return self._open(RealWriteFile, name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        return self._open_write(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     def replace(self, source: str, target: str) -> None:
         """Rename at once and for every reader; durable only after `sync_folder`."""
@@ -374,7 +218,11 @@ class RealFiles(Files):
         """Return once the names in a folder, the directory itself by default, are on disk."""
         check_folder(name)
         with _Folder(self._fd, name) as fd:
-            _full_sync(fd)
+            try:
+                full_sync(fd)
+            except OSError as error:
+                remember(self.failed_syncs, error, name)
+                raise
 
     def lock(self) -> None:
         """Become the one writer, or raise `StoreLockedError`."""
@@ -398,7 +246,8 @@ class RealFiles(Files):
         if self._lock_fd >= 0 and self._lock_pid == os.getpid():
             with suppress(OSError):
                 self.remove(OWNER_NAME)
-            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+            with suppress(OSError):  # closing it is enough
+                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
         self._close_lock()
 
     def close(self) -> None:
@@ -420,9 +269,8 @@ class RealFiles(Files):
         except (OSError, AttributeError):
             pass
 
-    def _open(self, kind: type[_FileT], name: str, flags: int) -> _FileT:
-        fd = self._open_regular(name, flags)
-        file = kind(fd, name)
+    def _open_write(self, name: str, flags: int) -> RealWriteFile:
+        file = RealWriteFile(self._open_regular(name, flags), name, self.failed_syncs)
         self._opened.add(file)
         return file
 
@@ -439,7 +287,7 @@ class RealFiles(Files):
         try:
             _check_regular(name, os.fstat(fd).st_mode)
         except BaseException:
-            os.close(fd)
+            close_descriptor(fd)
             raise
         return fd
 
@@ -453,13 +301,13 @@ class RealFiles(Files):
         fd = self._lock_fd
         if fd >= 0:
             self._lock_fd = -1
-            os.close(fd)
+            close_descriptor(fd)
 
     def _close_directory(self) -> None:
         fd = self._fd
         if fd >= 0:
             self._fd = -1
-            os.close(fd)
+            close_descriptor(fd)
 
 
 def _touch(fd: int) -> str | None:
@@ -472,18 +320,37 @@ def _touch(fd: int) -> str | None:
 
 
 def _make_directory(path: str, mode: int = 0o700) -> None:
-    parent = os.path.dirname(os.path.abspath(path))
-    if not os.path.lexists(parent):
+    path = os.path.abspath(path)
+    parent = os.path.dirname(path)
+    if parent != path and (not os.path.lexists(parent) or _is_empty(parent)):
         _make_directory(parent, 0o777)  # as mkdir -p does: what else stands there is not ours to hide
     try:
         os.mkdir(path, mode)
     except FileExistsError:
-        return
-    fd = os.open(parent, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+        if not _is_empty(path):
+            return
+        # Perhaps ours: an attempt to make it may have ended before its name was durable.
+        with suppress(PermissionError):
+            _sync_directory(parent)
+    else:
+        _sync_directory(parent)
+
+
+def _is_empty(path: str) -> bool:
+    """Whether *path* is a directory with nothing in it, as far as that can be seen."""
     try:
-        _full_sync(fd)
+        with os.scandir(path) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        full_sync(fd)
     finally:
-        os.close(fd)
+        close_descriptor(fd)
 
 
 def _unusable(path: str, error: OSError | ValueError) -> str | None:

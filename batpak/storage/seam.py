@@ -34,6 +34,7 @@ MAX_TEMPORARY_FILES = 1000
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 FileNames: TypeAlias = list[str]
+FailedSyncs: TypeAlias = list[OSError]
 
 
 class ReadFile(Protocol):
@@ -82,6 +83,10 @@ class Files(Protocol):
 
     directory: str
     """Where it is, for messages."""
+
+    failed_syncs: FailedSyncs
+    """The syncs that failed, of files that this opened and of folders, since `clear`ed: what the disk has now, no later
+    sync can tell."""
 
     def list(self, folder: str = "") -> FileNames:
         """Return the names in *folder*, sorted, without its folders; a missing folder is empty.

@@ -24,6 +24,7 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from batpak.storage.files import BytesLike, FileNames, Files, ReadFile, WriteFile
+from batpak.storage.seam import FailedSyncs
 
 _T = TypeVar("_T")
 
@@ -31,6 +32,7 @@ _OF_THE_DIRECTORY = {
     "abandon", "close", "create", "exists", "list", "lock", "make_folder", "open_read", "open_write", "remove",
     "replace", "size", "sync_folder", "unlock",
 }  # fmt: skip
+_SYNCS = {"sync", "sync_data", "sync_folder"}
 _OF_A_FILE = {
     "allocate", "close", "drop_cache", "map", "pread", "pwrite", "size", "sync", "sync_data", "truncate",
 }  # fmt: skip
@@ -63,9 +65,10 @@ class _Fault:
 class _Faults:
     """The faults that wait, and the calls so far; shared by a directory and its open files."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed_syncs: FailedSyncs) -> None:
         self.calls: Counter[str] = Counter()
         self.waiting: list[_Fault] = []
+        self.failed_syncs = failed_syncs
 
     def run(
         self, operation: str, name: str, action: Callable[[], _T], shortened: Callable[[int], _T] | None = None
@@ -79,7 +82,10 @@ class _Faults:
             return shortened(fault.length)
         if fault.after or operation == "close":
             action()
-        raise fault.exception(name)
+        error = fault.exception(name)
+        if operation in _SYNCS and isinstance(error, OSError):
+            self.failed_syncs.append(OSError(error.errno, error.strerror, name))
+        raise error
 
 
 class FaultyFiles(Files):
@@ -88,8 +94,9 @@ class FaultyFiles(Files):
     def __init__(self, inner: Files) -> None:
         """Wrap *inner*, which does everything that does not fail."""
         self.directory = inner.directory
+        self.failed_syncs = inner.failed_syncs
         self._inner = inner
-        self._faults = _Faults()
+        self._faults = _Faults(self.failed_syncs)
 
     @property
     def calls(self) -> Counter[str]:

@@ -17,7 +17,7 @@ from weakref import ReferenceType, WeakSet, ref
 
 from batpak.errors import CorruptStoreError
 from batpak.storage.files import LOCK_NAME, OWNER_NAME, BytesLike, FileNames, Files
-from batpak.storage.seam import check_folder, locked_error, split_name, write_owner
+from batpak.storage.seam import FailedSyncs, check_folder, locked_error, split_name, write_owner
 
 
 class Operation(NamedTuple):
@@ -122,10 +122,12 @@ class _Disk:
     allocates: bool = True
     lies: bool = False
     sync_error: int = 0
+    failed_syncs: FailedSyncs = field(default_factory=list)
 
     def check_sync(self) -> None:
         number, self.sync_error = self.sync_error, 0
         if number:
+            self.failed_syncs.append(_os_error(number, "sync"))
             raise _os_error(number, "sync")
 
 
@@ -241,6 +243,11 @@ class MemoryFiles(Files):
         files = cls.__new__(cls)
         files._attach(disk)  # noqa: SLF001  (its own class)
         return files
+
+    @property
+    def failed_syncs(self) -> FailedSyncs:  # type: ignore[override] # nobody sets it
+        """The syncs that failed, of all openers."""
+        return self._disk.failed_syncs
 
     @property
     def journal(self) -> list[Operation]:

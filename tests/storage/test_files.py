@@ -31,6 +31,7 @@ from batpak.errors import (
     UnsupportedPlatformError,
 )
 from batpak.storage import files as files_module
+from batpak.storage import open_files
 from batpak.storage.files import HELD_BYTES, LOCK_NAME, OWNER_NAME, Files, RealFiles, write_all
 from batpak.storage.seam import write_owner
 from batpak.testing.faulty import OPERATIONS, FaultyFiles
@@ -678,7 +679,7 @@ def test_an_interrupted_call_is_made_again_and_other_errors_keep_their_number(
     file = real.create("a")
     for call, name in ((lambda: file.pwrite(b"x", 0), "_pwrite"), (lambda: file.pread(1, 0), "_pread")):
         answers[:] = [errno.EINTR, errno.EINTR, errno.ENOSPC]
-        monkeypatch.setattr(files_module, name, fail)
+        monkeypatch.setattr(open_files, name, fail)
         with pytest.raises(OSError, match="No space left on device") as caught:
             call()
         assert (caught.value.errno, caught.value.filename, answers) == (errno.ENOSPC, "a", [])
@@ -693,7 +694,7 @@ def test_a_file_system_that_cannot_allocate_says_no(
         ctypes.set_errno(number)
         return -1
 
-    monkeypatch.setattr(files_module, "_fallocate", refuse)
+    monkeypatch.setattr(open_files, "_fallocate", refuse)
     file = real.create("a")
     assert not file.allocate(0, 100)
     assert file.size() == 0

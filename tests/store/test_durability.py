@@ -350,7 +350,7 @@ def test_a_durable_position_that_cannot_be_saved_costs_nothing(driven: Journal) 
 # A disk that is full ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("operation", ["allocate", "pwrite", "create", "sync", "sync_folder", "size", "truncate"])
+@pytest.mark.parametrize("operation", ["allocate", "pwrite", "create", "size", "truncate"])
 @pytest.mark.parametrize("call", range(1, 5))
 @pytest.mark.parametrize("segment_format", [2, 1], indirect=True)
 def test_whatever_fails_once_is_a_typed_error_and_the_next_try_goes_through(

@@ -288,7 +288,7 @@ def test_a_segment_that_was_begun_withdrawn_and_begun_anew_is_followed(
                 return original(name)
 
             monkeypatch.setattr(journal.files, "remove", remove)
-            journal.files.fail("sync", errno.EIO, name="000002.fbat")
+            journal.files.fail("pwrite", errno.EIO, name="000002.fbat", after=True)
             with pytest.raises(StorageError):
                 store.append(ORDER, PLACED, b"y" * 3000)
             monkeypatch.undo()
