@@ -40,6 +40,8 @@ FIRST_BYTES: Final = b"\x9f\xc4\x10"
 
 KEY_BIT: Final = 0x100
 GENESIS: Final = bytes(32)
+MAX_ITEMS: Final = 4096
+"""No array in an extension is longer: room is made for as many as it announces, at each of a thousand levels."""
 _PAYLOAD: Final = 13
 _ELEMENTS: Final = 15
 _UINT16: Final = 2**16 - 1
@@ -160,7 +162,7 @@ def _unpack(body: bytes | memoryview) -> list[Any]:
     fields: Any = None
     reason = ""
     try:
-        fields = msgpack.unpackb(body, raw=False, strict_map_key=True)
+        fields = msgpack.unpackb(body, raw=False, strict_map_key=True, max_array_len=MAX_ITEMS)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         reason = type(error).__name__  # not as a cause: msgpack's errors hold what they unpacked
     if reason:

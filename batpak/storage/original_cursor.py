@@ -33,7 +33,7 @@ class Checkpoint:
 def decode(file: str, data: bytes) -> Checkpoint:
     """Return what *file* holds; `CorruptStoreError` names it where that is no checkpoint."""
     try:
-        fields = msgpack.unpackb(data)
+        fields = msgpack.unpackb(data, max_array_len=0)  # there are none, and room is made for what they announce
         position, started, identity = fields["position"], fields["started"], fields.get("region_identity")
         sound = (
             type(position) is int

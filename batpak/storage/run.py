@@ -54,7 +54,10 @@ class Run(RunTables):
             view = file.map()[HEADER_BYTES : HEADER_BYTES + body_bytes]
         if len(view) != body_bytes:
             raise RunError(f"found {len(view)} bytes of body, expected {body_bytes}", name)
-        return cls(name, layout, view)
+        try:
+            return cls(name, layout, view)
+        except (TypeError, ValueError) as error:
+            raise RunError(f"found sections that cannot be read: {error}", name) from error
 
     def close(self) -> None:
         """Nothing: a run holds no descriptor, and its mapping ends with its last reader."""

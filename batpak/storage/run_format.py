@@ -68,6 +68,8 @@ CAUSED: Final = 2
 ASCENDING: Final = 1
 CATEGORY: Final = 0x10000
 
+COVER_BYTES: Final = 22
+
 _CRC: Final = struct.Struct("<I")
 _NAME: Final = re.compile(FOLDER + r"/(\d{20})-(\d{20})-([0-9a-f]{8})\.run")
 
@@ -195,7 +197,8 @@ def decode_layout(name: str, header: bytes, meta: bytes) -> Layout:
     if crc32c(meta, salt) != crc:
         raise RunError("found a meta whose checksum is wrong", name)
     try:
-        found = msgpack.unpackb(meta, use_list=False)
+        # A cover takes at least so many bytes; room is made for as many items as an array announces, at each level.
+        found = msgpack.unpackb(meta, use_list=False, max_array_len=max(64, len(meta) // COVER_BYTES))
         layout = Layout(
             RunMeta(
                 store_id,

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from batpak.storage.row import Record
 
 
+MAX_ITEMS: Final = 1024
+"""No array in a state is longer: a stretch of a tree has at most two nodes for each binary digit of its size."""
+_TYPES: Final = [int, bytes, int, int, int, list, int, list, bytes, bytes]
 DAY_MS: Final = 86_400_000
 
 
@@ -61,11 +64,14 @@ class RunState:
     def unpack(cls, data: bytes) -> RunState:
         """Return the state that `pack` made *data* of; `RunError` for anything else."""
         try:
-            next_sequence, last_hash, segment, offset, start, nodes, size, more, hidden, newest_id = msgpack.unpackb(
-                data
-            )
+            fields = msgpack.unpackb(data, max_array_len=MAX_ITEMS)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise RunError("a state that cannot be read") from error
+        if type(fields) is not list or [type(each) for each in fields] != _TYPES:
+            raise RunError("a state of other fields")
+        next_sequence, last_hash, segment, offset, start, nodes, size, more, hidden, newest_id = fields
+        if any(type(node) is not bytes for node in (*nodes, *more)):
+            raise RunError("a state whose tree has other nodes")
         before, part = Stretch(0, start, nodes), Stretch(start, size, more)
         return cls(next_sequence, last_hash, segment, offset, before, part, hidden, newest_id)
 
@@ -90,7 +96,7 @@ class RunState:
             self.last_hash = record.event_hash
         self.part.add(record.event_hash)
         self.next_sequence = max(self.next_sequence, record.global_sequence + 1)
-        if record.event_id > self.newest_id and _is_made_by_a_clock(record):
+        if record.event_id > self.newest_id and _is_made_by_a_clock(record, self.newest_id):
             self.newest_id = record.event_id
 
 
@@ -107,9 +113,13 @@ def state_behind(state: RunState, records: Iterable[Record]) -> RunState:
     return state
 
 
-def _is_made_by_a_clock(record: Record) -> bool:
-    """Whether an id is no key; in format 1 a UUIDv7 at most a day ahead of its event passes for one."""
+def _is_made_by_a_clock(record: Record, newest_id: bytes) -> bool:
+    """Whether an id is no key; in format 1 a UUIDv7 at most a day ahead of its event passes for one.
+
+    So does one that goes on from the newest: ids go on when the clock has been set back, by however much.
+    """
     if not record.bits & FOREIGN:
         return not record.bits & KEY
     event_id = record.event_id
-    return event_id[6] >> 4 == 7 and int.from_bytes(event_id[:6], "big") <= record.wall_ms + DAY_MS
+    latest_ms = max(record.wall_ms + DAY_MS, int.from_bytes(newest_id[:6], "big") + 1)
+    return event_id[6] >> 4 == 7 and int.from_bytes(event_id[:6], "big") <= latest_ms

@@ -14,6 +14,7 @@ from batpak.errors import CorruptStoreError
 from batpak.kind import BATCH_BEGIN, BATCH_COMMIT, OPEN_COMPLETED
 from batpak.storage import format1, format2
 from batpak.storage.frame import FRAME, MAX_BODY_BYTES, Frame, FrameError
+from batpak.storage.segment import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,7 +158,7 @@ class Batches:
         remaining = found.frame.remaining
         if self._in_batch and remaining != self._remaining - 1:
             raise CorruptStoreError(
-                file=f"segment {found.segment}",
+                file=file_name(found.segment),
                 offset=found.offset,
                 found=f"{remaining} frames still to come in a batch",
                 expected=str(self._remaining - 1),
@@ -183,7 +184,7 @@ class Batches:
             return self._begin_1(found)
         if not found.frame.chained and kind != BATCH_COMMIT:
             raise CorruptStoreError(
-                file=f"segment {found.segment}",
+                file=file_name(found.segment),
                 offset=found.offset,
                 found="an event without a hash chain",
                 expected="hashes in every event",
@@ -205,7 +206,7 @@ class Batches:
         count = found.frame.payload_size
         if not 0 < count <= MAX_ORIGINAL_BATCH:
             raise CorruptStoreError(
-                file=f"segment {found.segment}",
+                file=file_name(found.segment),
                 offset=found.offset,
                 found=f"a batch of {count} items",
                 expected=f"1 to {MAX_ORIGINAL_BATCH}",

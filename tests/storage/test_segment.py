@@ -205,6 +205,20 @@ def test_a_header_that_a_crash_cut_short_is_a_stub_and_a_whole_one_is_none(versi
         assert not is_stub(whole + rest)
 
 
+def test_a_header_of_ours_without_its_last_bytes_is_a_stub_in_format_1_too() -> None:
+    """They are those of the hash of the last event before it: with zeros there it is still a map."""
+    whole = header(1)
+    assert parse(whole).previous_hash != bytes(32)
+    for length in range(len(whole) - 32, len(whole)):
+        assert is_stub(whole[:length] + bytes(len(whole) - length))
+        assert is_stub(whole[:length] + bytes(4000))
+    first = framed(
+        fields_of(whole) | {"writer": fields_of(whole)["writer"] | {"first_sequence": 0, "previous_hash": bytes(32)}},
+        checked=False,
+    )
+    assert not is_stub(first)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_damaged_header_with_something_behind_it_is_no_stub(version: int) -> None:
     for rest in (60, 400):
