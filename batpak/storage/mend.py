@@ -25,22 +25,23 @@ FOLDER = "quarantine"
 
 
 def mend(files: Files, found: Survey, scan: Scan, events: int) -> list[tuple[str, Torn]]:
-    """Cut what is torn and seal what is complete; the copies' names and what is in them. There are *events* in all.
+    """Seal what is complete and cut what is torn; the copies' names and what is in them. There are *events* in all.
 
-    No room for a copy is an `OSError`, and nothing was cut.
+    No room for a copy is an `OSError`, and nothing was cut. A damaged frame in what is to be sealed is a
+    `CorruptStoreError`, and nothing was cut either.
     """
     for folder in ("", FOLDER, place_file.FOLDER):
         for name in files.list(folder):
             if name.startswith(TEMPORARY_PREFIX):  # a crash while it was written: whoever holds the lock may
                 files.remove(f"{folder}/{name}" if folder else name)
+    for meta, end in scan.unsealed:  # before anything is cut: it reads all frames again, and damage refuses
+        before = events_before(meta, events, scan.next_sequence)
+        found.catalog.add(seal_by_name(files, meta, end, before))
     stub = [Torn(found.stub.segment, 0, found.stub.data)] if found.stub is not None else []
     torn = [*stub, *([scan.torn] if scan.torn is not None else [])]
     copies = [(quarantine(files, each), each) for each in torn if each.data]
     for each in torn:
         _cut(files, found, each)
-    for meta, end in scan.unsealed:
-        before = events_before(meta, events, scan.next_sequence)
-        found.catalog.add(seal_by_name(files, meta, end, before))
     return copies
 
 

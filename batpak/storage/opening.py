@@ -178,7 +178,10 @@ def _spill(files: Files, found: Survey, opened: Opened) -> None:
     records = [opened.tail.record(row) for row in range(opened.count)]
     state = state_behind(opened.state, records)
     name = exhaust(run_builder.build(files, opened.tail, run_meta(found, records, state)))
-    opened.parts.append(Run.open(files, name, found.catalog.store_id))
+    try:
+        opened.parts.append(Run.open(files, name, found.catalog.store_id))
+    except RunError as error:
+        raise CorruptStoreError(name, None, str(error), "what has just been written", "the segments") from error
     opened.state = state
     opened.tail = Tail(state.next_sequence)
     opened.count = 0

@@ -113,6 +113,22 @@ def find_boundary(pread: Pread, size: int, name: str) -> Boundary | None:
     return Boundary(magic, end, rows, trusted=trusted, size=size)
 
 
+def claimed_end(pread: Pread, size: int) -> tuple[int, bytes] | None:
+    """Return global sequence and hash of the last event that an SDX3 footer claims, None where there is no claim.
+
+    One read of a few bytes: it is to be believed only where `find_boundary` trusts the footer.
+    """
+    length = _ROW.size + _CRC.size + _TRAILER.size
+    data = pread(length, size - length) if size >= length else b""
+    if len(data) < length:
+        return None
+    _, rows, magic = _TRAILER.unpack_from(data, _ROW.size + _CRC.size)
+    if magic != SDX3 or not rows:
+        return None
+    fields = _ROW.unpack_from(data)
+    return fields[12], fields[9]
+
+
 def _crc_is_right(pread: Pread, claim: Boundary) -> bool:
     """Check table and rows against the footer's CRC, a block at a time."""
     stop = claim.size - _TRAILER.size - _CRC.size

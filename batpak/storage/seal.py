@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batpak.errors import CorruptStoreError
 from batpak.storage import format2
 from batpak.storage.original_footer import FooterRow, encode_footer
 from batpak.storage.run import Run
@@ -29,7 +30,7 @@ def seal(file: WriteFile, meta: SegmentMeta, end: int, before: int, footer: Foot
 
     *before* is how many events stand before it. Without a *footer*, and in format 1 always, it is made by reading the
     segment once more. A failed system call is an `OSError`; the segment is whole all the same, and the next open
-    seals it.
+    seals it. A damaged frame that is met is a `CorruptStoreError`, and nothing is changed.
     """
     if meta.version != format2.VERSION:
         data = encode_footer([_row(found) for found in committed(file, meta, end)], end)
@@ -78,10 +79,23 @@ def seal_by_name(files: Files, meta: SegmentMeta, end: int, before: int) -> Segm
 
 
 def committed(file: ReadFile, meta: SegmentMeta, end: int) -> Iterator[Found]:
-    """Yield the committed frames of one segment of ours: its batches never cross into another."""
+    """Yield the committed frames of one segment of ours: its batches never cross into another.
+
+    Raises `CorruptStoreError` where frames end before *end*, or within a batch: a footer must not leave out what is
+    damaged.
+    """
     batches = Batches()
-    for found in Walk(file, meta, meta.frames_start, end):
+    walk = Walk(file, meta, meta.frames_start, end)
+    for found in walk:
         yield from batches.feed(found, meta.version)
+    if walk.end != end or batches.open:
+        raise CorruptStoreError(
+            file=meta.name,
+            offset=walk.end,
+            found=walk.why if walk.end != end else "a batch that does not end",
+            expected=f"frames and whole batches up to {end}, to be sealed",
+            provable="the frames before it",
+        )
 
 
 def read_again(file: ReadFile, meta: SegmentMeta, end: int, before: int) -> Footer:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from batpak.errors import CorruptStoreError
-from batpak.storage import format2, watermark
+from batpak.storage import format2, original_footer, watermark
 from batpak.storage.catalog import Catalog
 from batpak.storage.ledger import Ledger
 from batpak.storage.numbers import MAX_SIDECAR_BYTES
@@ -83,7 +83,7 @@ def survey(files: Files, new_store_id: Callable[[], bytes]) -> Survey:
         count=slots[0].count if slots else 0,
         stub=stub,
     )
-    _check_neighbours(metas)
+    _check_neighbours(files, metas)
     _believe(found, slots)
     return found
 
@@ -133,7 +133,7 @@ def _store_id(metas: list[SegmentMeta]) -> bytes | None:
     return None if first is None else first.store_id
 
 
-def _check_neighbours(metas: list[SegmentMeta]) -> None:
+def _check_neighbours(files: Files, metas: list[SegmentMeta]) -> None:
     """Compare each of our segments with the one before it: none missing, doubled, swapped or older."""
     for before, meta in zip([None, *metas], metas, strict=False):
         if not meta.ours:
@@ -148,6 +148,19 @@ def _check_neighbours(metas: list[SegmentMeta]) -> None:
             meta.previous_hash,
         ):
             raise gap(meta, f"a segment before it that ends with event {before.footer.last_sequence}")
+        elif before.ours and before.footer is None:
+            _check_end(files, before, meta)
+
+
+def _check_end(files: Files, before: SegmentMeta, meta: SegmentMeta) -> None:
+    """Compare what the footer of format 1 says of the last event in *before* with what *meta* says came before it."""
+    with closing(files.open_read(before.name)) as file:
+        claim = original_footer.claimed_end(file.pread, before.size)
+        if claim is None or (claim[0] + 1, claim[1]) == (meta.first_sequence, meta.previous_hash):
+            return
+        boundary = original_footer.find_boundary(file.pread, before.size, before.name)
+    if boundary is not None and boundary.trusted:  # else it is damaged, and the frames will tell
+        raise gap(meta, f"a segment before it that ends with event {claim[0]}, or with another of that number")
 
 
 def gap(meta: SegmentMeta, found: str) -> CorruptStoreError:
