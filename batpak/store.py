@@ -391,6 +391,7 @@ class Store(Delivering):
         check_wait(max_wait_seconds)
         gate = self._gate
         if gate.leads(get_ident()):  # a signal handler: a rotation would wait for the fsync that it interrupted
+            self._require_open()  # in a forked child a thread may have the number of one that led in the parent
             raise ReentrantCallError
         try:
             for _ in range(MAX_REBUILDS):

@@ -11,10 +11,9 @@ an interrupt or a signal handler can come at any point; one that cuts an announc
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from batpak.actors.mailbox import ring
+from batpak.actors.mailbox import new_lock, ring
 from batpak.storage.row import CATEGORY_SHIFT
 
 if TYPE_CHECKING:
@@ -211,7 +210,7 @@ class ThreadListener:
 
     def __init__(self) -> None:
         """Begin without having been told."""
-        self._bell = Lock()
+        self._bell = new_lock()
         self._bell.acquire()
 
     def tell(self, interests: Sequence[Interest] = ()) -> None:  # noqa: ARG002 - it waits in one place only

@@ -61,7 +61,7 @@ class Driver(Generic[CommandT]):
         self.actor = actor
         self.name = actor.name
         self.mailbox = Mailbox(capacity)
-        self.turn = Lock()
+        self.turn = new_lock()
         self.owner = 0
         self.busy_seconds = 0.0
         self.handled = 0
@@ -79,8 +79,8 @@ class Driver(Generic[CommandT]):
         self._thread: Thread | None = None
         # Held by the actor's thread while it lives. `Thread.is_alive` and `join` do not know: interrupted, they take
         # a living thread for dead.
-        self._life = Lock()
-        self._ended = Lock()
+        self._life = new_lock()
+        self._ended = new_lock()
         self._ended.acquire()
 
     # What callers use --------------------------------------------------------------------------------------------

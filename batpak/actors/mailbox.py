@@ -84,9 +84,9 @@ class Mailbox:
         self._capacity = capacity
         self._waiting: deque[Lock] = deque()
         self.items: deque[Envelope] = deque()
-        self.bell = Lock()
+        self.bell = new_lock()
         self.bell.acquire()
-        self.guard = Lock()
+        self.guard = new_lock()
         self.guard_owner = 0
         self.closed = False
 

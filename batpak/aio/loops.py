@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from threading import Lock
-from typing import Generic, Protocol, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary, ref
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 T = TypeVar("T")
 
@@ -64,14 +65,30 @@ def post_to(loop: Loop) -> Post:
     return post
 
 
+_ALL: WeakSet[PerLoop[Any]] = WeakSet()
+
+
+def _begin_in_a_child() -> None:
+    for each in list(_ALL):
+        each.begin()
+
+
+os.register_at_fork(after_in_child=_begin_in_a_child)
+
+
 class PerLoop(Generic[T]):
     """One value for each event loop, made where it is first asked for, and gone with its loop."""
 
-    __slots__ = ("_guard", "_last", "_make", "_values")
+    __slots__ = ("__weakref__", "_guard", "_last", "_make", "_values")
 
     def __init__(self, make: Callable[[Post], T]) -> None:
         """Make values by *make*, which is given what posts to the loop."""
         self._make = make
+        self.begin()
+        _ALL.add(self)
+
+    def begin(self) -> None:
+        """Have no values; in a forked child too, where a thread that is not there may hold the lock of the parent's."""
         self._guard = Lock()
         self._values: WeakKeyDictionary[Loop, T] = WeakKeyDictionary()
         self._last: tuple[Loop, T] | None = None
