@@ -8,9 +8,11 @@ A newcomer's path: ``examples/quickstart.py``, ``docs/architecture.md``, ``actor
 ``batpak.delivery`` subscriptions, cursors, workers, reactors
 ``batpak.actors``   the threads: commands, mailboxes, writer, index, reader
 ``batpak.storage``  the bytes: segments, index files, recovery
+``batpak.cli``      the command ``batpak``
 ``batpak.testing``  a clock driven by hand, files in memory, files that fail
 """
 
+from batpak.check import check_store, keep_prefix, plan_recovery
 from batpak.clock import Clock, SystemClock
 from batpak.config import RestartPolicy, StoreConfig
 from batpak.coordinate import Coordinate
@@ -55,6 +57,7 @@ from batpak.errors import (
 from batpak.event import NO_STREAM, EventFlags, IndexEntry, NewEvent, Notification, StoredEvent
 from batpak.ids import operation_key
 from batpak.kind import EventKind
+from batpak.overview import look_over
 from batpak.read_only import ReadOnlyStore
 from batpak.receipt import Anchor, Place, Receipt
 from batpak.region import Region
@@ -63,11 +66,17 @@ from batpak.reports import (
     Ancestry,
     AncestryEnd,
     ChainReport,
+    CheckReport,
+    Cut,
+    Damage,
     Diagnostics,
     NamedPlace,
     OpenReport,
+    Overview,
     ParkedEvent,
+    PrefixReport,
     Quarantined,
+    RecoveryPlan,
     SequenceGap,
     Stats,
 )
@@ -83,12 +92,15 @@ __all__ = [
     "BackpressureError",
     "BatpakError",
     "ChainReport",
+    "CheckReport",
     "Clock",
     "ConflictError",
     "Continue",
     "Coordinate",
     "CorruptStoreError",
     "Cursor",
+    "Cut",
+    "Damage",
     "Diagnostics",
     "EncryptedPayloadError",
     "EventFlags",
@@ -109,15 +121,18 @@ __all__ = [
     "Notification",
     "OnError",
     "OpenReport",
+    "Overview",
     "ParkedEvent",
     "PayloadError",
     "Place",
     "PlaceConflictError",
+    "PrefixReport",
     "Quarantined",
     "Reactions",
     "ReactorError",
     "ReadOnlyStore",
     "Receipt",
+    "RecoveryPlan",
     "ReentrantCallError",
     "Region",
     "ReservedKindError",
@@ -144,5 +159,9 @@ __all__ = [
     "WaitTimeoutError",
     "Worker",
     "WriterFailedError",
+    "check_store",
+    "keep_prefix",
+    "look_over",
     "operation_key",
+    "plan_recovery",
 ]

@@ -339,7 +339,8 @@ class CorruptStoreError(BatpakError):
     """Stored bytes are not what was written.
 
     `offset` is in bytes from the start of `file`, None where the file as a whole
-    is at fault. `provable` says how far the store can be shown to be sound.
+    is at fault. `provable` says how far the store can be shown to be sound. Nothing was changed. What to do then:
+    docs/guarantees.md; ``batpak verify DIR`` names the first damage, ``batpak recover DIR --keep-prefix`` the way on.
     """
 
     def __init__(self, file: str, offset: int | None, found: str, expected: str, provable: str = "") -> None:

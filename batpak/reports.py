@@ -202,7 +202,8 @@ class CheckReport:
 
     *verdict* is "sound"; "mendable" where all is there and the next open has something to do, which *mending* says;
     "damaged", and *damage* is the first. *events* that end with the one before *next_global_sequence* were proven.
-    *rebuildable* names index files that do not say what the events say: they are made again, nothing is lost.
+    *rebuildable* names index files and footers that do not say what the events say: they are made again, once they are
+    needed, and nothing is lost.
     *quarantine* lists what lies there. *anchored* says whether the journal begins with exactly the events of the anchor
     it was to be compared with; None without one. *writer* is the process that was writing meanwhile.
     """
@@ -271,3 +272,23 @@ class PrefixReport:
     cuts: tuple[Cut, ...]
     moved: tuple[tuple[str, str], ...]
     places: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What a store looks like from outside: nothing was changed, and no frame that an index covers was read.
+
+    *formats* are those of its segments. *holder* says who has left a note that it holds the lock, and *held* whether a
+    lock of that process exists, None where nobody can tell. *notes* are those that an open would report.
+    """
+
+    directory: str
+    formats: tuple[int, ...]
+    stats: Stats
+    index_runs: int
+    indexed_events: int
+    places: tuple[NamedPlace, ...] = ()
+    quarantine: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    holder: str | None = None
+    held: bool | None = None
