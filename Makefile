@@ -13,7 +13,7 @@ FIND_PYTHON = for name in $(PYTHON) python3.11 python3 python3.12 python3.13 pyt
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; \
 	done
 
-.PHONY: help setup demo test lint types rings bench lock clean
+.PHONY: help setup demo test faults soak fuzz lint types rings bench lock clean
 
 help:  ## say what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,7 +32,18 @@ demo: $(READY)  ## load eight public histories into a journal and ask it questio
 	$(BIN)/python examples/demo.py --journal build/demo-journal
 
 test: lint types rings  ## every check, then every test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --ignore=tests/faults
+	$(BIN)/python -m pytest -q -n 2 tests/faults
+
+faults: $(READY)  ## the table of faults, ordinary size
+	$(BIN)/python -m pytest -q -n 2 tests/faults
+
+soak: $(READY)  ## the table of faults, ten times as much, with new dice
+	BATPAK_FAULTS=$${BATPAK_FAULTS:-10} BATPAK_SEED=$${BATPAK_SEED:-new} BATPAK_LONG=1 $(BIN)/python -m pytest -q -n 2 tests/faults
+
+fuzz: $(READY)  ## feed the decoders, guided by what their code does where atheris can be had
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris || true
+	$(BIN)/python -m tests.faults.fuzz
 
 lint: $(READY)  ## ruff: format and lint
 	$(BIN)/ruff format --check .

@@ -41,10 +41,10 @@ from tests.delivery.mortal import (
     described,
 )
 from tests.directories import content
+from tests.faults.operations import watch
 from tests.model.disk import scattered
 from tests.store.journals import LONG, Journal, patient
 from tests.store.processes import start_python, tell, told
-from tests.test_crash_states import watch
 
 EVERYTHING = Region(include_system=True)
 KILLS = {2: 1000 if LONG else 200, 1: 1000 if LONG else 40}

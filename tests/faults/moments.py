@@ -1,26 +1,23 @@
-"""Every moment at which the power can fail or the process be killed: what is found then is a prefix, and enough of it.
+"""A workload, and the directory as it may be found at every moment of it.
 
-A workload runs in memory. Before each change that it makes to the directory the directory is taken aside in several
-ways: with all that was written (a kill), with what was synced alone (the worst power cut), and with a part of the
-rest, at random, sector by sector (other power cuts).
+Before each change that it makes to the directory the directory is taken aside in several ways: with all that was
+written (a kill), with what was synced alone (the worst power cut), and with a part of the rest, at random, sector by
+sector (other power cuts).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from functools import cache
 from random import Random
 from typing import Any, Literal, NamedTuple
 from unittest.mock import patch
-
-import pytest
 
 from batpak import Coordinate, EventKind, NewEvent, Receipt, Store, StoreConfig
 from batpak.testing.clock import HandClock
 from batpak.testing.memory import MemoryFiles
 from batpak.testing.stepped import SteppedDrivers
 from tests.directories import content, shown
+from tests.faults.operations import watch
 from tests.model.disk import scattered
 
 ORDER, OTHER, PLACED = Coordinate("order:1", "shop"), Coordinate("order:2", "shop"), EventKind(0x1, 0x001)
@@ -105,49 +102,7 @@ class History:
             self.durable = self.written
 
 
-def watch(files: MemoryFiles, look: Callable[[], None]) -> None:
-    """Have *look* called before each change to a directory."""
-
-    class Journal(list[Any]):
-        def append(self, operation: object) -> None:
-            look()
-            super().append(operation)
-
-    files._disk.journal = Journal()
-
-
 @cache
 def history(segment_format: Format) -> History:
     with patch("batpak.actors.index.RUN_EVENTS", 5), patch("batpak.actors.index.CLOSE_EVENTS", 4):
         return History(segment_format)
-
-
-def recovered(moment: Moment, past: History) -> int:
-    """Open what was found, twice; how many events are there."""
-    found: list[tuple[Any, ...]] = []
-    for life in range(2):
-        with Store(moment.files.beside(), StoreConfig(driver="stepped", clock=HandClock()), SteppedDrivers()) as store:
-            found = shown(store)
-            assert found == past.events[: len(found)], "a prefix of what was issued"
-            assert len(found) in past.units, "batches whole or not at all"
-            assert len(found) >= moment.acknowledged, "everything that was promised"
-            assert store.verify_chain().intact
-            if life:
-                assert not store.diagnostics().open_report.quarantined
-    return len(found)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("segment_format", [2, 1])
-def test_at_every_moment_a_prefix_is_found_with_all_that_was_promised(segment_format: Format) -> None:
-    past = history(segment_format)
-    found: Counter[str] = Counter()
-    for at, moment in enumerate(past.moments):
-        try:
-            count = recovered(moment, past)
-        except Exception as error:
-            raise AssertionError(f"moment {at}, {moment.how}, {moment.acknowledged} promised: {error!r}") from error
-        found[moment.how] += 1
-        found["more than promised"] += count > moment.acknowledged
-    assert min(found[how] for how in ("killed", "cut", "scattered")) > 20, found
-    assert found["more than promised"] > 20, found
