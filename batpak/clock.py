@@ -28,6 +28,5 @@ class SystemClock:
         """Give the wall clock's time in whole microseconds since 1970, UTC."""
         return time.time_ns() // 1000
 
-    def monotonic(self) -> float:
-        """Give seconds since an arbitrary moment."""
-        return time.monotonic()
+    # The function itself: one call less, twice at each turn.
+    monotonic = staticmethod(time.monotonic)

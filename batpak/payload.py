@@ -40,7 +40,8 @@ _DEEPEST_WALK: Final = 1023  # lists and dicts around one value: what msgpack ca
 _KEPT_BYTES: Final = 1_048_576
 
 # A packer belongs to one call at a time, and packing may run a datetime's zone, which is anybody's code: so each call
-# takes one out. What a failed or an interrupted call had taken is dropped, and so is one whose buffer has grown large.
+# takes one out. What a failed or an interrupted call had taken is dropped, for its buffer may hold half of what it
+# packed, and so is one whose buffer has grown large.
 _packers: list[msgpack.Packer] = []
 
 
@@ -51,21 +52,25 @@ def encode_payload(value: Payload) -> bytes:
     datetime without a zone, a lone surrogate, and nesting deeper than about a thousand levels.
     """
     try:
-        packer = _packers.pop()
-    except IndexError:
-        packer = msgpack.Packer(datetime=True)
-    try:
         # Inside a list of one: msgpack packs one level more than it unpacks. The list is the first byte.
-        packed: bytes = packer.pack((value,))
+        return pack((value,))[1:]
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001, S110 (any class, from a zone's own code; chained, it would show values)
         pass
-    else:
-        if len(packed) <= _KEPT_BYTES:
-            _packers.append(packer)
-        return packed[1:]
     raise PayloadError(_find_fault(value))
+
+
+def pack(value: object) -> bytes:
+    """Pack *value* with a packer that nobody else uses; raises whatever msgpack does, a `MemoryError` too."""
+    try:
+        packer = _packers.pop()
+    except IndexError:
+        packer = msgpack.Packer(datetime=True)
+    packed: bytes = packer.pack(value)
+    if len(packed) <= _KEPT_BYTES:
+        _packers.append(packer)
+    return packed
 
 
 def decode_payload(raw: bytes) -> Payload:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, cast
+from uuid import UUID
 
 from batpak.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 HASH_BYTES: Final = 32
 """The length of a BLAKE3 hash."""
@@ -121,8 +119,22 @@ def _decoded(text: str) -> bytes:
     return urlsafe_b64decode(text + "=")
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class _Written:
+    """A receipt in the making: what a writer knows, set without the checks of values that users make."""
+
+    __slots__ = ("_id", "duplicate", "durable", "event_hash", "event_id", "global_sequence", "sequence")
+
+    def __init__(self, event_id: bytes, global_sequence: int, sequence: int, event_hash: bytes) -> None:
+        self._id = event_id
+        self.global_sequence = global_sequence
+        self.sequence = sequence
+        self.event_hash = event_hash
+        self.durable = False
+        self.duplicate = False
+
+
+@dataclass(frozen=True)
+class Receipt(_Written):
     """The proof that an event is written and visible, and where.
 
     *sequence* is its place in its entity, *global_sequence* its place in the journal, both from 0. *durable* says
@@ -130,6 +142,8 @@ class Receipt:
     key was known already: the receipt is that of the first event and nothing was written. *sequence* is -1 in the one
     case that nobody knows it: the key of an event that the original compacted away.
     """
+
+    __slots__ = ()
 
     event_id: UUID
     global_sequence: int
@@ -145,10 +159,29 @@ class Receipt:
             _check_sequence("receipt", "sequence", self.sequence)
         _check_hash("receipt", self.event_hash)
 
+    def __getattr__(self, name: str) -> UUID:
+        """Give the id, the first time that it is asked for."""
+        if name != "event_id":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        event_id = UUID(bytes=self._id)
+        object.__setattr__(self, "event_id", event_id)
+        return event_id
+
+    def __reduce__(self) -> tuple[type[Receipt], tuple[object, ...]]:
+        facts = self.event_id, self.global_sequence, self.sequence, self.event_hash, self.durable, self.duplicate
+        return Receipt, facts
+
     @property
     def place(self) -> Place:
         """Where the event stands in the journal, for ``after=``."""
         return Place(self.global_sequence, self.event_hash)
+
+
+def written_receipt(event_id: bytes, global_sequence: int, sequence: int, event_hash: bytes) -> Receipt:
+    """Return the receipt of an event that is being written; its id becomes a `UUID` when somebody asks for it."""
+    receipt = _Written(event_id, global_sequence, sequence, event_hash)
+    receipt.__class__ = Receipt  # frozen from here on: a third of what it costs to set the fields of a frozen one
+    return cast("Receipt", receipt)
 
 
 def _check_sequence(value: str, part: str, found: object) -> None:

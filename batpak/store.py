@@ -226,7 +226,8 @@ class Store(Delivering):
         command = self._requests.append(
             coordinate, kind, payload, expected_sequence, idempotency_key, correlation_id, causation_id, flags
         )
-        check_durable(durable)
+        if durable is not None:
+            check_durable(durable)
         receipt = self._write(command, max_wait_seconds)
         return self._covered(receipt) if (self._durable_by_default if durable is None else durable) else receipt
 
@@ -388,14 +389,16 @@ class Store(Delivering):
 
     def _write(self, command: Command[T], max_wait_seconds: float | None) -> T:
         """Have the writer run *command*, rebuild what it finds damaged in the index, keep the durability promises."""
-        check_wait(max_wait_seconds)
+        if max_wait_seconds is not None:
+            check_wait(max_wait_seconds)
         gate = self._gate
         if gate.leads(get_ident()):  # a signal handler: a rotation would wait for the fsync that it interrupted
             self._require_open()  # in a forked child a thread may have the number of one that led in the parent
             raise ReentrantCallError
         try:
             for _ in range(MAX_REBUILDS):
-                self._require_open()
+                if self._closed is not None:
+                    raise self._closed
                 if not gate.dirty:
                     self._wake_for_sync()
                 try:
@@ -412,7 +415,8 @@ class Store(Delivering):
             if behind >= self._config.sync_every_events:
                 self._cover(journal.sequence)
         finally:
-            self._leave()
+            if self._close_asked:
+                self._leave()
         return answer
 
     def _wake_for_sync(self) -> None:

@@ -6,7 +6,7 @@ changes nothing, so a turn that ends here has never been.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 from uuid import UUID
 
 from blake3 import blake3
@@ -21,7 +21,8 @@ from batpak.errors import (
 )
 from batpak.event import MAX_SEQUENCE, NO_STREAM
 from batpak.kind import SYSTEM_KINDS
-from batpak.receipt import NO_SEQUENCE, Receipt
+from batpak.payload import pack
+from batpak.receipt import NO_SEQUENCE, Receipt, written_receipt
 from batpak.storage import format1, format2
 from batpak.storage.frame import Frame
 from batpak.storage.row import FOREIGN, KEY, SYSTEM, Head, Record
@@ -38,8 +39,17 @@ if TYPE_CHECKING:
 FRAME_OVERHEAD: Final = 8
 _EMPTY: Final[dict[str, object]] = {}
 
+Newest: TypeAlias = "Head | Record"
+"""The newest event of an entity: as the index gives it, or as it was decided on."""
+
 DurableTag = tuple[int, int, int]
 """Segment, offset and global sequence below which everything is durable."""
+
+
+class Durable(Protocol):
+    """Who knows how far everything is durable."""
+
+    tag: DurableTag | None
 
 
 class Standing:
@@ -51,13 +61,13 @@ class Standing:
     __slots__ = (
         "evicted",
         "format",
+        "gate",
         "heads",
         "keys",
         "last_hash",
         "max_heads",
         "max_keys",
         "next_sequence",
-        "tag",
         "told",
         "view",
     )
@@ -81,12 +91,12 @@ class Standing:
         self.evicted = evicted
         self.max_heads = max_heads
         self.max_keys = max_keys
-        self.heads: dict[str, Head] = {}
+        self.heads: dict[str, Newest] = {}
         self.keys: dict[bytes, tuple[Receipt, bytes]] = {}
-        self.tag: Callable[[], DurableTag | None] = lambda: None
+        self.gate: Durable | None = None
         self.told: DurableTag | None = None
 
-    def head(self, entity: str) -> Head | None:
+    def head(self, entity: str) -> Newest | None:
         """Return the newest event of *entity*."""
         head = self.heads.get(entity)
         return head if head is not None else self.view().head(entity)
@@ -97,10 +107,11 @@ class Standing:
             self.heads = {}
         if len(self.keys) > self.max_keys:
             self.keys = {}
+        heads, keys = self.heads, decision.keys
         for record in records:
-            self.heads[record.entity] = Head(record.sequence, record.wall_ms, record.event_hash, record.global_sequence)
-            if record.event_id in decision.keys:
-                self.keys[record.event_id] = decision.keys[record.event_id]
+            heads[record.entity] = Head(record.sequence, record.wall_ms, record.event_hash, record.global_sequence)
+            if keys and record.event_id in keys:
+                self.keys[record.event_id] = keys[record.event_id]
         self.told = decision.tag
         self.last_hash = records[-1].event_hash
         self.next_sequence = records[-1].global_sequence + 1
@@ -120,6 +131,7 @@ class Decision:
         "bytes_needed",
         "created_us",
         "first_sequence",
+        "has_markers",
         "keys",
         "records",
         "tag",
@@ -134,13 +146,14 @@ class Decision:
         self._ids = ids
         self._read_frame = read_frame
         self._config = config
-        self._heads: dict[str, Head] = {}
+        self._heads: dict[str, Newest] = {}
         self._next = standing.next_sequence
         self.first_sequence = standing.next_sequence
-        self.tag = standing.tag()
+        self.tag = None if standing.gate is None else standing.gate.tag
         self.keys: dict[bytes, tuple[Receipt, bytes]] = {}
         self.bodies: list[bytes] = []
         self.records: list[Record | None] = []
+        self.has_markers = False
         self.bytes_needed = 0
         self.created_us = 0
 
@@ -233,7 +246,10 @@ class Decision:
             command.payload,
         ):
             raise IdempotencyConflictError(UUID(bytes=key), "the first event with this key has another content")
-        return _receipt(record, frame.event_hash, duplicate=True)
+        event_id = UUID(bytes=record.event_id)
+        return Receipt(
+            event_id, record.global_sequence, record.sequence, frame.event_hash, durable=False, duplicate=True
+        )
 
     def _evicted(self, key: bytes, command: Append) -> Receipt | None:
         """Answer a key whose event the original compacted away."""
@@ -259,106 +275,116 @@ class Decision:
             raise SequenceConflictError(command.entity, command.expected_sequence, actual)
         if actual >= MAX_SEQUENCE:
             raise TooLargeError("sequence of the entity", actual + 1, MAX_SEQUENCE)
-        wall_ms = command.timestamp_us // 1000
-        if head is not None and head.wall_ms > wall_ms:
-            wall_ms = head.wall_ms
-        event_id = command.key or self._ids.next(command.timestamp_us // 1000)
-        frame = self._frame(command, event_id, head, remaining, causation, wall_ms)
-        body = self._encode(frame)
-        record = self._record(frame)
-        receipt = _receipt(record, record.event_hash, duplicate=False)
+        record = self._record(command, head, causation)
+        previous = None if head is None else head.event_hash
+        if self._standing.format == format2.VERSION:
+            body = self._body(record, command, remaining, previous)
+            record.event_hash = event_hash = format2.event_hash(body)
+        else:
+            record.event_hash = event_hash = format1.event_hash(command.payload)
+            body = format1.encode_body(_frame(record, command, previous))
+        receipt = written_receipt(record.event_id, record.global_sequence, record.sequence, event_hash)
         self.created_us = self.created_us or command.timestamp_us
         if command.key is not None:
             self.keys[command.key] = (receipt, _content(command))
         self.bytes_needed += FRAME_OVERHEAD + len(body)
         self.bodies.append(body)
         self.records.append(record)
-        self._heads[command.entity] = Head(record.sequence, wall_ms, record.event_hash, self._next)
+        self._heads[command.entity] = record
         self._next += 1
         return receipt
 
-    def _frame(
-        self, command: Append, event_id: bytes, head: Head | None, remaining: int, causation: bytes | None, wall_ms: int
-    ) -> Frame:
-        """Return the frame of one event, all but its hash."""
-        return Frame(
+    def _record(self, command: Append, head: Newest | None, causation: bytes | None) -> Record:
+        """Return what the index will know, all but the hash; where the frame lies is filled in when that is known."""
+        wall_ms = command.timestamp_us // 1000
+        key = command.key
+        event_id = self._ids.next(wall_ms) if key is None else key
+        bits = 0 if key is None else KEY
+        if self._standing.format == format1.VERSION:
+            bits |= FOREIGN
+        if command.kind in SYSTEM_KINDS:
+            bits |= SYSTEM
+        sequence = 0
+        if head is not None:
+            sequence = head.sequence + 1
+            wall_ms = max(wall_ms, head.wall_ms)
+        return Record(
             event_id,
             self._next,
-            remaining,
-            command.kind,
+            wall_ms,
+            0,
+            0,
+            0,
             command.entity,
             command.scope,
-            0 if head is None else head.sequence + 1,
-            command.timestamp_us,
-            wall_ms,
-            format2.GENESIS if head is None else head.event_hash,
+            sequence,
+            command.kind,
+            0,
+            command.flags,
+            bits,
             None if command.correlation_id == event_id else command.correlation_id,
             causation,
-            command.flags,
-            command.key is not None,
-            0,
-            command.payload,
-            extensions=self._extensions(),
+            b"",
         )
 
-    def _extensions(self) -> dict[str, object]:
-        """Tell the durable position in the first frame after it moved."""
+    def _body(self, record: Record, command: Append, remaining: int, previous: bytes | None) -> bytes:
+        """Return the body of one event in format 2."""
+        extensions = _EMPTY
         tag = self.tag
-        if self.bodies or tag is None or tag == self._standing.told or self._standing.format != format2.VERSION:
-            return _EMPTY
-        return {"durable": list(tag)}
-
-    def _encode(self, frame: Frame) -> bytes:
-        """Return the body of *frame* in the format that is written, and give it its hash."""
-        if self._standing.format == format2.VERSION:
-            body = format2.encode_body(frame)
-            frame.event_hash = format2.event_hash(body)
-            return body
-        frame.event_hash = format1.event_hash(frame.payload)
-        return format1.encode_body(frame)
+        if tag is not None and not self.bodies and tag != self._standing.told:
+            extensions = {"durable": list(tag)}  # in the first frame after it has moved
+        if record.wall_ms != command.timestamp_us // 1000:
+            extensions = extensions | {"wall_ms": record.wall_ms}
+        return pack(  # the fifteen fields of storage/format2.py
+            (
+                record.event_id,
+                record.global_sequence,
+                remaining,
+                record.kind,
+                record.entity,
+                record.scope,
+                record.sequence,
+                command.timestamp_us,
+                previous,
+                record.correlation_id,
+                record.causation_id,
+                record.flags if command.key is None else record.flags | format2.KEY_BIT,
+                0,
+                command.payload,
+                extensions,
+            )
+        )
 
     def _begin_or_commit(self, marker: Frame) -> None:
         """Put a marker around the items of a batch, where the format has markers."""
         if self._standing.format != format2.VERSION:
             body = format1.encode_body(marker)
+            self.has_markers = True
             self.bodies.append(body)
             self.records.append(None)
             self.bytes_needed += FRAME_OVERHEAD + len(body)
 
-    def _record(self, frame: Frame) -> Record:
-        """Return what the index will know; where the frame lies is filled in when that is known."""
-        bits = (KEY if frame.is_key else 0) | (FOREIGN if self._standing.format == 1 else 0)
-        if frame.kind in SYSTEM_KINDS:
-            bits |= SYSTEM
-        return Record(
-            frame.event_id,
-            self._next,
-            frame.wall_ms,
-            0,
-            0,
-            0,
-            frame.entity,
-            frame.scope,
-            frame.sequence,
-            frame.kind,
-            0,
-            frame.flags,
-            bits,
-            frame.correlation_id,
-            frame.causation_id,
-            frame.event_hash,
-        )
 
-
-def _receipt(record: Record, event_hash: bytes, *, duplicate: bool) -> Receipt:
-    """Return the receipt of the event that *record* describes; a run of the index does not hold its hash."""
-    return Receipt(
-        UUID(bytes=record.event_id),
+def _frame(record: Record, command: Append, previous: bytes | None) -> Frame:
+    """Return the frame of one event in format 1."""
+    return Frame(
+        record.event_id,
         record.global_sequence,
+        0,
+        record.kind,
+        record.entity,
+        record.scope,
         record.sequence,
-        event_hash,
-        durable=False,
-        duplicate=duplicate,
+        command.timestamp_us,
+        record.wall_ms,
+        previous or format2.GENESIS,
+        record.correlation_id,
+        record.causation_id,
+        record.flags,
+        command.key is not None,
+        0,
+        command.payload,
+        event_hash=record.event_hash,
     )
 
 

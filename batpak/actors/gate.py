@@ -123,7 +123,7 @@ class Gate:
 
     def leads(self, thread: int) -> bool:
         """Whether *thread* holds the device, or leads and waits for it: a signal handler may run there."""
-        return thread in {self.owner, self._generation.owner}
+        return thread == self.owner or thread == self._generation.owner
 
     def _lead(self, generation: _Generation, me: int, ticket: int) -> None:
         """Run the fsync of *generation*; those who come from now on meet in the next."""

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 RUN_EVENTS: Final = 8192
 RUN_BYTES: Final = 4 * 1024 * 1024
 """The tail is frozen and written out at this many events or bytes of memory, whichever comes first."""
+BYTES_EVERY: Final = 64
+"""After so many events the memory of the tail is looked at."""
 CLOSE_EVENTS: Final = 512
 """A close writes the tail out if it holds at least so many events; fewer are read back faster than a file is made."""
 BUSY_SHARE: Final = 9
@@ -159,7 +161,7 @@ class Index(Actor[IndexCommand]):
         tail, row = self._tail, view.bound
         if self._half_put:
             tail.cut(row)
-        if row >= RUN_EVENTS or tail.bytes_used >= RUN_BYTES:
+        if row >= RUN_EVENTS or (not row % BYTES_EVERY and tail.bytes_used >= RUN_BYTES):
             # Not when it gets full: what is frozen will be made durable, and only now has the turn that wrote it ended.
             self._begin_tail()
             view = self.view

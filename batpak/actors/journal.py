@@ -76,6 +76,7 @@ class Journal:
         self.segment_format = segment_format
         self.gate: Gate | None = None
         self.written = Written(None, None, 0, sequence)
+        self._roomy = 0  # up to here nothing has to be made
         self._created: int | None = None  # a segment of which an attempt to begin it may have left a file
         self._allocated = 0
         self._step = FIRST_STEP_BYTES
@@ -113,6 +114,8 @@ class Journal:
 
     def make_room(self, needed: int, first_sequence: int, last_hash: bytes, created_us: int) -> None:
         """Make sure that *needed* bytes can go behind the end: begin a segment, rotate, preallocate."""
+        if self.written.offset + needed <= self._roomy:
+            return
         if self.written.meta is None:
             self._begin(first_sequence, last_hash, created_us)
         elif self.end > self.meta.frames_start and (
@@ -127,15 +130,17 @@ class Journal:
                     self._allocated += length
             if self._allocated - behind < self._step // 4:
                 self.needs_care = True
+            self._roomy = min(self._segment_bytes, self._allocated - self._step // 4)
+        else:
+            self._roomy = self._segment_bytes
 
     def write(self, data: bytes, start: int) -> None:
         """Write *data* at *start*, whole or with a typed error."""
         file = self._file()
-        view = memoryview(data)
-        done = 0
         try:
+            done = file.pwrite(data, start)
             while done < len(data):
-                taken = file.pwrite(view[done:] if done else data, start + done)
+                taken = file.pwrite(memoryview(data)[done:], start + done)
                 if not taken:
                     raise StorageError("write", self.meta.name, None)
                 done += taken
@@ -169,6 +174,7 @@ class Journal:
         file = self._file()
         try:
             if file.size() > offset:
+                self._roomy = 0
                 file.truncate(offset)
                 self._allocated = offset
         except OSError as error:
@@ -195,6 +201,7 @@ class Journal:
 
     def _begin(self, first_sequence: int, last_hash: bytes, created_us: int, old: _Retired | None = None) -> None:
         """Create the next segment, durably, and make it the active one by one assignment."""
+        self._roomy = 0
         segment = self._created = self._catalog.next_segment() if self._created is None else self._created
         header = header_bytes(
             version=self.segment_format,

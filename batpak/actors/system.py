@@ -134,7 +134,7 @@ class System:
         self.writer_driver: Driver[WriterCommand] = self._driver_of.make(self.writer, config, self.log)
         self.gate = self._make_gate(journal, found)
         journal.gate = self.writer.gate = self.gate
-        standing.tag = lambda: self.gate.tag
+        standing.gate = self.gate
         self.gate.on_durable = lambda: self.index.announcer.tell(MORE_DURABLE)
         self.index.cover = self.gate.cover
         self.index.driver = self.index_driver

@@ -32,6 +32,7 @@ import msgpack
 from blake3 import blake3
 from crc32c import crc32c
 
+from batpak.payload import pack
 from batpak.storage.frame import Frame, FrameError
 
 VERSION: Final = 2
@@ -47,8 +48,6 @@ _ELEMENTS: Final = 15
 _UINT16: Final = 2**16 - 1
 _UINT32: Final = 2**32 - 1
 _NO_EXTENSIONS: Final[dict[str, object]] = {}
-
-_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
 def checksum(body: bytes | memoryview, salt: int) -> int:
@@ -68,7 +67,7 @@ def encode_body(frame: Frame) -> bytes:
         extensions = extensions | {"wall_ms": frame.wall_ms}
     if frame.lane or frame.depth:
         extensions = extensions | {"lane": frame.lane, "depth": frame.depth}
-    body: bytes = msgpack.packb(
+    return pack(
         (
             frame.event_id,
             frame.global_sequence,
@@ -87,7 +86,6 @@ def encode_body(frame: Frame) -> bytes:
             extensions,
         )
     )
-    return body
 
 
 def decode_body(body: bytes | memoryview) -> Frame:

@@ -112,9 +112,12 @@ def record_of(facts: Sequence[Any], names: tuple[str, str], link: Link, event_ha
     )
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Head:
-    """The newest event of an entity on lane 0: what the next event of the entity links to."""
+    """The newest event of an entity on lane 0: what the next event of the entity links to.
+
+    Nobody changes one; really frozen it would cost four times as much, at each append.
+    """
 
     sequence: int
     wall_ms: int

@@ -71,7 +71,7 @@ def during(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
 # What a handler may do, at the places where it matters ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["turn", "repair"])
+@pytest.mark.parametrize("name", ["_write", "repair"])
 def test_a_handler_that_appends_from_within_a_turn_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_signal: Callable[..., None], name: str
 ) -> None:
@@ -176,7 +176,7 @@ def signal_then_release(world: World, turn: Any) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(Writer, "turn"), (Gate, "sync_device"), (Writer, "_publish"), (index.Index, "_publish")],
+    [(Writer, "_write"), (Gate, "sync_device"), (Writer, "_publish"), (index.Index, "_publish")],
 )
 def test_a_close_by_a_handler_is_put_off_to_the_end_of_what_its_thread_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_signal: Callable[..., None], owner: type, name: str

@@ -311,7 +311,7 @@ VARIANTS = {
     "the gate does not tell who holds the device": Variant(
         Gate,
         "leads",
-        (("return thread in {self.owner, self._generation.owner}", "return False"),),
+        (("return thread == self.owner or thread == self._generation.owner", "return False"),),
         append_in_handlers("durable", "cover"),
     ),
     "nothing rung for after an interrupted turn": Variant(
@@ -324,10 +324,10 @@ VARIANTS = {
         Writer,
         "_write",
         (
-            ("self.mark = plan = Plan(", "plan = Plan("),
+            ("self.mark = Plan(", "plan = Plan("),
             (
-                lines("journal.write(plan.data, start)"),
-                lines("journal.write(plan.data, start)", "self.mark = plan"),
+                lines("journal.write(data, start)"),
+                lines("journal.write(data, start)", "self.mark = plan"),
             ),
         ),
         strike_within("single", "_write"),
