@@ -264,7 +264,7 @@ class StoredEvent(_Described):
 
     def __init__(self, facts: Facts, content: Content) -> None:
         """Join what the index and what the frame say of one event."""
-        super().__init__(facts)
+        self._facts = facts
         self._content = content
 
     @property

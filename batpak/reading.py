@@ -288,8 +288,12 @@ class Reading(ABC):
         finally:
             self._leave()
         contents = []
+        segment, version = -1, 0
         for record, body in zip(records, bodies, strict=True):
-            content = FrameContent(body, self._catalog.meta(record.segment).version)
+            if record.segment != segment:
+                segment = record.segment
+                version = self._catalog.meta(segment).version
+            content = FrameContent(body, version)
             if not content.is_of(record.event_id):
                 raise CorruptStoreError(
                     self._catalog.meta(record.segment).name,

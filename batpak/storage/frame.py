@@ -13,6 +13,8 @@ from typing import Final
 FRAME: Final = struct.Struct(">II")
 """Body length in bytes and checksum, in front of every body."""
 
+FRAME_BYTES: Final = FRAME.size
+
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
 """Largest body that is ever read, in bytes; the original's limit, checked before anything is allocated."""
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from batpak.errors import CorruptStoreError
-from batpak.storage.frame import FRAME
+from batpak.storage.frame import FRAME, FRAME_BYTES
 from batpak.storage.segment import file_name
 
 if TYPE_CHECKING:
@@ -70,22 +70,16 @@ class SegmentPool:
         end = places[-1][1] + places[-1][2]
         data = self._file(segment).pread(end - base, base)
         meta = self._meta(segment)
-        return [self._checked(meta, data, offset - base, offset, length) for _, offset, length in places]
-
-    def _checked(self, meta: SegmentMeta, data: bytes, at: int, offset: int, length: int) -> bytes:
-        """Return the body of the frame at *at* in *data*, or say what stands there."""
-        body = data[at + FRAME.size : at + length]
-        if len(body) == length - FRAME.size:
-            stored, crc = FRAME.unpack_from(data, at)
-            if stored == len(body) and meta.checksum(body) == crc:
-                return body
-        raise CorruptStoreError(
-            file=meta.name,
-            offset=offset,
-            found="bytes that are no frame" if len(body) == length - FRAME.size else "the end of the file",
-            expected=f"a frame of {length} bytes with its checksum",
-            provable="what other events hold; this one is damaged",
-        )
+        checksum, seed = meta.checksum_and_seed()
+        unpack = FRAME.unpack_from
+        bodies = []
+        for _, offset, length in places:
+            at = offset - base
+            body = data[at + FRAME_BYTES : at + length]
+            if len(body) != length - FRAME_BYTES or unpack(data, at) != (len(body), checksum(body, seed)):
+                raise _no_frame(meta, offset, length, at + length <= len(data))
+            bodies.append(body)
+        return bodies
 
     def _file(self, segment: int) -> ReadFile:
         """Return the open segment."""
@@ -98,3 +92,14 @@ class SegmentPool:
         else:
             self._open.move_to_end(segment)
         return file
+
+
+def _no_frame(meta: SegmentMeta, offset: int, length: int, is_whole: bool) -> CorruptStoreError:  # noqa: FBT001
+    """Return the refusal of what stands where a frame should."""
+    return CorruptStoreError(
+        file=meta.name,
+        offset=offset,
+        found="bytes that are no frame" if is_whole else "the end of the file",
+        expected=f"a frame of {length} bytes with its checksum",
+        provable="what other events hold; this one is damaged",
+    )

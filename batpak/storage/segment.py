@@ -25,6 +25,8 @@ from batpak.storage import format1, format2
 from batpak.storage.frame import FRAME, HASH_BYTES, ID_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batpak.storage.files import Files, ReadFile
     from batpak.storage.frame import Frame
 
@@ -93,6 +95,10 @@ class SegmentMeta:
     def checksum(self, body: bytes | memoryview) -> int:
         """Return the checksum that a frame with this body has in this segment."""
         return crc32c(body, self.salt) if self.version == format2.VERSION else zlib.crc32(body)
+
+    def checksum_and_seed(self) -> tuple[Callable[[bytes, int], int], int]:
+        """Return the function behind `checksum`, and what it starts from: for many bodies."""
+        return (crc32c, self.salt) if self.version == format2.VERSION else (zlib.crc32, 0)
 
     def encode(self, frame: Frame) -> bytes:
         """Return the body of *frame* in this segment's format."""
