@@ -103,6 +103,7 @@ class Driver(Generic[CommandT]):
             return self._queue(command, me, max_wait_seconds)  # type: ignore[no-any-return]
         started = self._clock.monotonic()
         try:
+            spare = (me, me, me)
             with self.turn:
                 self.owner = me
                 try:
@@ -114,6 +115,7 @@ class Driver(Generic[CommandT]):
                         outcome, taken = None, False
                 finally:
                     self.owner = 0
+                    del spare
         except BaseException:
             self.wake()  # whoever comes next finds the mark; if nobody comes, the actor's thread does
             raise
@@ -148,6 +150,7 @@ class Driver(Generic[CommandT]):
         """Run *act* in a turn of the calling thread; for an actor's own thread, between commands."""
         me = get_ident()
         self.check_reentrancy(me)
+        spare = (me, me, me)
         with self.turn:
             self.owner = me
             try:
@@ -156,6 +159,7 @@ class Driver(Generic[CommandT]):
                 act()
             finally:
                 self.owner = 0
+                del spare
 
     def wake(self) -> None:
         """Make the actor's thread look for work; one that has died is started again."""
@@ -177,6 +181,7 @@ class Driver(Generic[CommandT]):
         """Take no more commands, answer those inside, end the thread. Idempotent."""
         me = get_ident()
         mailbox = self.mailbox
+        spare = (me, me, me)
         with mailbox.guard:
             mailbox.guard_owner = me
             try:
@@ -185,6 +190,7 @@ class Driver(Generic[CommandT]):
                 mailbox.wake_waiting()
             finally:
                 mailbox.guard_owner = 0
+                del spare
         self._join()
         self.within_turn(lambda: None)  # whoever came before the mailbox was closed is still at work
         self._drain()
@@ -228,6 +234,7 @@ class Driver(Generic[CommandT]):
         room: Lock | None = None
         try:
             while True:
+                spare = (me, me, me)
                 with mailbox.guard:
                     mailbox.guard_owner = me
                     try:
@@ -236,6 +243,7 @@ class Driver(Generic[CommandT]):
                         room = mailbox.put_nowait(envelope, room)
                     finally:
                         mailbox.guard_owner = 0
+                        del spare
                 if room is None:
                     return
                 left = BACKSTOP_SECONDS
@@ -253,12 +261,14 @@ class Driver(Generic[CommandT]):
     def _stop_waiting(self, room: Lock, me: int) -> None:
         """Leave the line of those who wait for room."""
         mailbox = self.mailbox
+        spare = (me, me, me)
         with mailbox.guard:
             mailbox.guard_owner = me
             try:
                 mailbox.stop_waiting(room)
             finally:
                 mailbox.guard_owner = 0
+                del spare
 
     def _is_dead(self) -> bool:
         """Whether the actor's thread has been started and lives no more."""
@@ -311,12 +321,14 @@ class Driver(Generic[CommandT]):
         """
         mailbox = self.mailbox
         me = get_ident()
+        spare = (me, me, me)
         with mailbox.guard:
             mailbox.guard_owner = me
             try:
                 waiting, closed = bool(mailbox.items) or self._was_cut_short(), mailbox.closed
             finally:
                 mailbox.guard_owner = 0
+                del spare
         if waiting:
             self._take_turn()
         elif closed:
@@ -353,6 +365,7 @@ class Driver(Generic[CommandT]):
         me = get_ident()
         started = self._clock.monotonic()
         batch: Sequence[Envelope] = ()
+        spare = (me, me, me)
         with self.turn:
             self.owner = me
             try:
@@ -364,6 +377,7 @@ class Driver(Generic[CommandT]):
                 self._drop_answered(me)
             finally:
                 self.owner = 0
+                del spare
         self.handled += len(batch)
         self.tell_lines()
         seconds = self._clock.monotonic() - started
@@ -385,6 +399,7 @@ class Driver(Generic[CommandT]):
     def _drop_answered(self, me: int) -> None:
         """Let go of what has been answered, and of the mark, in one guarded block."""
         mailbox = self.mailbox
+        spare = (me, me, me)
         with mailbox.guard:
             mailbox.guard_owner = me
             try:
@@ -393,6 +408,7 @@ class Driver(Generic[CommandT]):
                 self.actor.mark = None
             finally:
                 mailbox.guard_owner = 0
+                del spare
 
     def _repair(self) -> None:
         """Finish or undo the turn that was cut short, and answer whoever of it still waits."""

@@ -98,6 +98,7 @@ class Gate:
         while self.durable < ticket:
             self.require_sound()
             generation = self._generation
+            spare = (me, me, me)
             with generation.lock:
                 generation.owner = me
                 try:
@@ -105,6 +106,7 @@ class Gate:
                         self._lead(generation, me, ticket)
                 finally:
                     generation.owner = 0
+                    del spare
         self._say()
 
     @property
@@ -127,6 +129,7 @@ class Gate:
 
     def _lead(self, generation: _Generation, me: int, ticket: int) -> None:
         """Run the fsync of *generation*; those who come from now on meet in the next."""
+        spare = (me, me, me)
         with self.device:
             self.owner = me
             try:
@@ -137,6 +140,7 @@ class Gate:
                     generation.done = True
             finally:
                 self.owner = 0
+                del spare
 
     def require_sound(self) -> None:
         """Refuse when an fsync has failed."""

@@ -191,6 +191,7 @@ class Journal:
         assert gate is not None, "a journal is written behind a gate"
         old = _Retired(written.meta, written.file, written.offset, first_sequence - 1, last_hash)
         me = get_ident()
+        spare = (me, me, me)
         with gate.device:
             gate.owner = me
             try:
@@ -198,6 +199,7 @@ class Journal:
                 self._begin(first_sequence, last_hash, created_us, old)
             finally:
                 gate.owner = 0
+                del spare
 
     def _begin(self, first_sequence: int, last_hash: bytes, created_us: int, old: _Retired | None = None) -> None:
         """Create the next segment, durably, and make it the active one by one assignment."""

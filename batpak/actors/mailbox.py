@@ -56,7 +56,11 @@ class Envelope:
 
 
 def new_lock() -> Lock:
-    """Return a lock; `MemoryError` where there is no room for one (`Lock` itself says `RuntimeError`)."""
+    """Return a lock; `MemoryError` where there is no room for one (`Lock` itself says `RuntimeError`).
+
+    Leaving ``with lock`` takes a tuple of three. Without memory for it the lock would stay taken for ever: so whoever
+    allocates while he holds one has such a tuple, *spare*, made before, and gives it back last of all.
+    """
     try:
         return Lock()
     except RuntimeError as error:

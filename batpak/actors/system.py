@@ -229,11 +229,9 @@ class System:
         writer, journal = self.writer, self.writer.journal
         if writer.mark is not None:
             self.writer_driver.within_turn(lambda: None)
+        self.gate.cover(journal.sequence)  # of a writer that has failed too: what it acknowledged is written
         if writer.failure is not None:
-            if self.gate.durable < journal.sequence:
-                writer.require_sound()  # what was acknowledged may be lost: nobody else says so
             return
-        self.gate.cover(journal.sequence)
         journal.finish()
         self.index_driver.close()
         self.index.write_out()

@@ -101,8 +101,7 @@ class Writer(Actor[WriterCommand]):
         if type(command) is not Append:
             outcome = self.turn((command,))[0]
         else:  # what most turns are
-            if self._failed is not None or (self.gate is not None and self.gate.poison is not None):
-                self._require_sound()
+            self.require_sound()
             decision = Decision(self.standing, self._ids, self.journal.read_frame, self._config)
             outcome = decision.append(command)
             if decision.bodies:

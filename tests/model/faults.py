@@ -189,6 +189,7 @@ def failed_sync(world: World) -> None:
     for reader, _ in world.readers:
         reader.close()
     world.readers.clear()
+    expect(world, WriterFailedError, store.close)  # acknowledged events are not durable: nobody else says so
     world.reopen()
 
 

@@ -18,6 +18,7 @@ from batpak import (
     Receipt,
     Region,
     Store,
+    StoreClosedError,
     StoreConfig,
     WriterFailedError,
 )
@@ -493,3 +494,23 @@ def test_files_in_memory_bear_a_write_beside_a_sync() -> None:
     file.sync()
     file.drop_cache()
     assert file.pread(80_000, 0) == b"".join(number.to_bytes(4, "big") for number in range(20_000))
+
+
+def test_a_close_says_that_what_was_acknowledged_is_not_durable() -> None:
+    with Journal(StoreConfig(sync_every_events=1000)) as journal:
+        journal.store.append(ORDER, PLACED, 1)
+        journal.files.fail("sync_data", errno.EIO)
+        with pytest.raises(WriterFailedError):
+            journal.store.close()
+        with pytest.raises(StoreClosedError):
+            journal.store.append(ORDER, PLACED, 2)
+
+
+def test_a_close_makes_durable_what_a_writer_acknowledged_before_it_failed() -> None:
+    with Journal(StoreConfig(sync_every_events=1000)) as journal:
+        journal.store.append(ORDER, PLACED, 1)
+        journal.store._system.writer.give_up(RuntimeError("a bug"))
+        with pytest.raises(WriterFailedError):
+            journal.store.append(ORDER, PLACED, 2)
+        journal.store.close()
+        assert [event.payload for event in journal.cut_power().read()] == [1]
