@@ -9,6 +9,7 @@ from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from batpak.actors.system import System
+from batpak.actors.telling import tell_opened
 from batpak.config import StoreConfig
 from batpak.delivering import Delivering
 from batpak.delivery.places import PlaceBook
@@ -22,11 +23,11 @@ from batpak.errors import (
 )
 from batpak.event import NO_FLAGS, EventFlags, NewEvent, StoredEvent
 from batpak.living import OPEN
-from batpak.log import INFO, WARNING, Log
+from batpak.log import INFO, Log
 from batpak.outcome import durable_receipt, last_sequence, made_durable
 from batpak.reading import MAX_REBUILDS, damaged_again
 from batpak.receipt import Anchor, Receipt
-from batpak.reports import Diagnostics, OpenReport, Stats
+from batpak.reports import Diagnostics, Stats
 from batpak.request import Requests, cause_ids, check_config, check_durable, check_wait, open_directory
 from batpak.storage.run_tables import BadBlockError
 
@@ -80,7 +81,7 @@ class Store(Delivering):
             self._places = PlaceBook(self)
             OPEN.add(self)
             self._closed = None
-            self._say_opened()
+            tell_opened(self._log, files.directory, self._system.report)
         except OSError as error:
             self._give_up_opening()
             raise StorageError("open", files.directory, error.errno) from error
@@ -476,25 +477,6 @@ class Store(Delivering):
                 "an intact chain",
                 "every frame has its checksum",
             )
-
-    def _say_opened(self) -> None:
-        """Emit the lines about how the store was opened."""
-        report: OpenReport = self._system.report
-        for each in report.quarantined:
-            self._log.emit(
-                WARNING, "recovery.cut", segment=each.segment, offset=each.offset, bytes=each.length, copy=each.file
-            )
-        for note in report.notes:
-            self._log.emit(WARNING, "recovery.note", note=note)
-        self._log.emit(
-            INFO,
-            "store.open",
-            directory=self._files.directory,
-            path=report.path,
-            runs=report.runs,
-            tail_events=report.tail_events,
-            milliseconds=round(report.seconds * 1000, 1),
-        )
 
     def forget_parent(self) -> None:
         """In a forked child: this copy is dead, and the parent's lock stays the parent's."""

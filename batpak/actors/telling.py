@@ -1,4 +1,4 @@
-"""What an actor's commands say in the log: lines are collected in turns and emitted after them."""
+"""What actors say in the log: lines are collected in turns and emitted after them; and how a store was opened."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from batpak.actors.actor import Failure
 from batpak.actors.messages import Flight
-from batpak.log import DEBUG, WARNING
+from batpak.log import DEBUG, INFO, WARNING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from batpak.actors.actor import Actor, CommandT
     from batpak.actors.mailbox import Envelope, Mailbox
     from batpak.log import Log
+    from batpak.reports import OpenReport
 
 
 class Outer(Protocol):
@@ -97,3 +98,20 @@ def _name_of(outcome: object) -> str:
     """Return how the log calls an outcome."""
     error = outcome.error if type(outcome) is Failure else outcome
     return type(error).__name__ if isinstance(error, BaseException) else "ok"
+
+
+def tell_opened(log: Log, directory: str, report: OpenReport) -> None:
+    """Emit the lines about how a store was opened."""
+    for each in report.quarantined:
+        log.emit(WARNING, "recovery.cut", segment=each.segment, offset=each.offset, bytes=each.length, copy=each.file)
+    for note in report.notes:
+        log.emit(WARNING, "recovery.note", note=note)
+    log.emit(
+        INFO,
+        "store.open",
+        directory=directory,
+        path=report.path,
+        runs=report.runs,
+        tail_events=report.tail_events,
+        milliseconds=round(report.seconds * 1000, 1),
+    )

@@ -19,7 +19,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from batpak import BackpressureError, Place, Store, StoreConfig
+from batpak import BackpressureError, Place, Store, StoreConfig, WriterFailedError
 from batpak.aio import AsyncStore
 from batpak.testing.faulty import FaultyFiles
 from batpak.testing.memory import MemoryFiles
@@ -364,3 +364,5 @@ async def test_a_server_whose_disk_has_failed_is_not_healthy() -> None:
             answer = await client.get("/healthz")
             assert (answer.status_code, answer.json()["state"]) == (503, "failed")
         files.heal()
+        with pytest.raises(WriterFailedError):
+            store.close()
