@@ -93,8 +93,8 @@ POWER_CUTS = {
         change(
             Writer,
             "_write",
-            "        journal.write(plan.data, start)\n        self._publish(decision, decision.records, offset)\n",
-            "        self._publish(decision, decision.records, offset)\n        journal.write(plan.data, start)\n",
+            "        journal.write(data, start)\n        self._publish(decision, decision.records, offset)\n",
+            "        self._publish(decision, decision.records, offset)\n        journal.write(data, start)\n",
         )
     ],
     "place saved before its handler ran": [
@@ -128,7 +128,12 @@ FLIPS = {
     ],
     "CRC skipped": [
         change(Walk, "_frame", "meta.checksum(body) != crc", "False"),
-        change(SegmentPool, "_checked", "meta.checksum(body) == crc", "True"),
+        change(
+            SegmentPool,
+            "_load",
+            "unpack(data, at) != (len(body), checksum(body, seed))",
+            "unpack(data, at)[0] != len(body)",
+        ),
     ],
 }
 """What a flipped bit shows."""
