@@ -14,8 +14,8 @@ from batpak.reports import CheckReport, Cut, Damage, PrefixReport, RecoveryPlan
 from batpak.request import open_directory
 from batpak.storage.examination import examine
 from batpak.storage.holder import is_being_written, lock_holder
-from batpak.storage.mend import FOLDER
-from batpak.storage.open_plan import OpenPlan, copy_name, plan_open
+from batpak.storage.mend import FOLDER, copy_name
+from batpak.storage.open_plan import OpenPlan, plan_open
 from batpak.storage.prefix import PrefixPlan, carry_out, plan_prefix, quarantine_name
 from batpak.storage.seam import LOCK_NAME
 from batpak.storage.segment import file_name

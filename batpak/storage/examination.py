@@ -23,7 +23,7 @@ from batpak.storage.place_check import PlaceCheck
 from batpak.storage.recovery import Scan, Start
 from batpak.storage.run_check import RunCheck
 from batpak.storage.run_state import RunState
-from batpak.storage.segment import Footer, file_name, list_segments
+from batpak.storage.segment import Footer, file_name, is_strange, list_segments
 from batpak.storage.survey import survey
 from batpak.storage.tree import Stretch
 from batpak.storage.watermark import DurablePosition
@@ -303,7 +303,7 @@ def _survey(files: Files) -> tuple[Survey | None, Files, CorruptStoreError | Non
         return survey(files, lambda: bytes(16)), files, None
     except CorruptStoreError as error:
         refusal = error
-    gone = {watermark.NAME, *(name for name in files.list() if not _is_canonical(name))}
+    gone = {watermark.NAME, *(name for name in files.list() if is_strange(name))}
     while True:
         seen = ImaginedFiles(files, gone)
         try:
@@ -314,15 +314,6 @@ def _survey(files: Files) -> tuple[Survey | None, Files, CorruptStoreError | Non
             if error.file not in map(file_name, segments):
                 return None, files, refusal
             gone |= set(map(file_name, bad))
-
-
-def _is_canonical(name: str) -> bool:
-    """Whether a name is none that refuses a whole directory."""
-    try:
-        list_segments([name])
-    except CorruptStoreError:
-        return False
-    return True
 
 
 def _believe_runs(found: Survey, runs: list[Run]) -> None:

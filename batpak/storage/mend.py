@@ -30,10 +30,8 @@ def mend(files: Files, found: Survey, scan: Scan, events: int) -> list[tuple[str
     No room for a copy is an `OSError`, and nothing was cut. A damaged frame in what is to be sealed is a
     `CorruptStoreError`, and nothing was cut either.
     """
-    for folder in ("", FOLDER, place_file.FOLDER):
-        for name in files.list(folder):
-            if name.startswith(TEMPORARY_PREFIX):  # a crash while it was written: whoever holds the lock may
-                files.remove(f"{folder}/{name}" if folder else name)
+    for name in temporaries(files):  # whoever holds the lock may
+        files.remove(name)
     for meta, end in scan.unsealed:  # before anything is cut: it reads all frames again, and damage refuses
         before = events_before(meta, events, scan.next_sequence)
         found.catalog.add(seal_by_name(files, meta, end, before))
@@ -45,10 +43,25 @@ def mend(files: Files, found: Survey, scan: Scan, events: int) -> list[tuple[str
     return copies
 
 
+def temporaries(files: Files) -> list[str]:
+    """Return the files that a crash left on their way to a name."""
+    return [
+        f"{folder}/{name}" if folder else name
+        for folder in ("", FOLDER, place_file.FOLDER)
+        for name in files.list(folder)
+        if name.startswith(TEMPORARY_PREFIX)
+    ]
+
+
+def copy_name(torn: Torn) -> str:
+    """Return the name that the copy of a torn end gets."""
+    digest = format2.event_hash(torn.data).hex()
+    return f"{FOLDER}/{torn.segment:06}-{torn.offset:012}-{digest[:16]}.torn"
+
+
 def quarantine(files: Files, torn: Torn) -> str:
     """Copy a torn end aside, durably; the same bytes get the same name."""
-    digest = format2.event_hash(torn.data).hex()
-    name = f"{FOLDER}/{torn.segment:06}-{torn.offset:012}-{digest[:16]}.torn"
+    name = copy_name(torn)
     files.make_folder(FOLDER)
     if not files.exists(name):
         files.write_atomic(name, torn.data)

@@ -8,13 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from batpak.errors import CorruptStoreError
-from batpak.storage import format2, place_file
-from batpak.storage.mend import FOLDER
-from batpak.storage.opening import adopt_runs
-from batpak.storage.recovery import Scan, Start, Torn
-from batpak.storage.run_state import RunState
+from batpak.storage.mend import temporaries
+from batpak.storage.opening import adopt_runs, begin_scan
+from batpak.storage.recovery import Torn
 from batpak.storage.seal import committed
-from batpak.storage.seam import TEMPORARY_PREFIX
 from batpak.storage.segment import file_name
 from batpak.storage.survey import survey
 
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batpak.storage.files import Files
-    from batpak.storage.run import Run
-    from batpak.storage.survey import Survey
 
 
 @dataclass(slots=True)
@@ -58,18 +53,12 @@ def plan_open(files: Files, progress: Callable[[int, int], None] | None = None) 
     return plan
 
 
-def copy_name(torn: Torn) -> str:
-    """Return the name that the copy of a torn end gets."""
-    digest = format2.event_hash(torn.data).hex()
-    return f"{FOLDER}/{torn.segment:06}-{torn.offset:012}-{digest[:16]}.torn"
-
-
 def _decide(files: Files, plan: OpenPlan, progress: Callable[[int, int], None] | None) -> None:
     """Fill in *plan*, in the order in which an open decides."""
     found = survey(files, lambda: bytes(16))
     runs, leftovers = adopt_runs(files, found)
     plan.runs = [run.name for run in runs]
-    scan = _scan(files, found, runs)
+    _, scan = begin_scan(files, found, runs, writable=True)
     total = sum(meta.size for meta in found.catalog.metas())
     for group in scan.groups():
         plan.events += len(group)
@@ -86,28 +75,4 @@ def _decide(files: Files, plan: OpenPlan, progress: Callable[[int, int], None] |
         plan.seals.append(meta.segment)
         with closing(files.open_read(meta.name)) as file:
             deque(committed(file, meta, end), maxlen=0)  # sealing reads all frames again, and damage refuses
-    plan.removes += [*_temporaries(files), *leftovers]
-
-
-def _scan(files: Files, found: Survey, runs: list[Run]) -> Scan:
-    """Return the scan that an open makes behind *runs*."""
-    start, last_hash = Start(), None
-    if runs:
-        state = RunState.unpack(runs[-1].meta.tree)
-        segment, _, _, end, _ = runs[-1].meta.covers[-1]
-        start, last_hash = Start(segment, end, state.next_sequence), state.last_hash
-    found.ledger.highest = start.sequence - 1
-    if any(not meta.ours and meta.segment >= start.segment for meta in found.catalog.metas()):
-        for text in found.ledger.numbers.load():
-            found.note(text)
-    return Scan(files, found, start, last_hash, writable=True)
-
-
-def _temporaries(files: Files) -> list[str]:
-    """Return the files that a crash left on their way to a name."""
-    return [
-        f"{folder}/{name}" if folder else name
-        for folder in ("", FOLDER, place_file.FOLDER)
-        for name in files.list(folder)
-        if name.startswith(TEMPORARY_PREFIX)
-    ]
+    plan.removes += [*temporaries(files), *leftovers]

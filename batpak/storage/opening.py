@@ -49,17 +49,22 @@ class Opened:
 def open_parts(files: Files, found: Survey, *, writable: bool) -> Opened:
     """Adopt the runs that hold, and scan what they do not cover."""
     runs, leftovers = adopt_runs(files, found)
+    state, scan = begin_scan(files, found, runs, writable=writable)
+    opened = Opened(list(runs), Tail(state.next_sequence), 0, state, scan, leftovers)
+    _fill(files, found, opened, spill=writable)
+    found.ledger.numbers.forget()
+    return opened
+
+
+def begin_scan(files: Files, found: Survey, runs: Sequence[Run], *, writable: bool) -> tuple[RunState, Scan]:
+    """Return the journal's state behind *runs*, and a scan of what they do not cover; nothing is read yet."""
     state = RunState.unpack(runs[-1].meta.tree) if runs else initial_state(found.hidden_digest)
     start = _start_behind(runs, state)
     found.ledger.highest = state.next_sequence - 1
     if _scans_the_original(found, start):
         for text in found.ledger.numbers.load():
             found.note(text)
-    scan = Scan(files, found, start, state.last_hash if runs else None, writable=writable)
-    opened = Opened(list(runs), Tail(state.next_sequence), 0, state, scan, leftovers)
-    _fill(files, found, opened, spill=writable)
-    found.ledger.numbers.forget()
-    return opened
+    return state, Scan(files, found, start, state.last_hash if runs else None, writable=writable)
 
 
 def adopt_runs(files: Files, found: Survey) -> tuple[list[Run], list[str]]:

@@ -28,7 +28,7 @@ from batpak.storage.recovery import Torn
 from batpak.storage.run import Run, RunError
 from batpak.storage.run_format import FOLDER as INDEX
 from batpak.storage.scan import Walk, behind
-from batpak.storage.segment import SegmentMeta, file_name, list_segments, read_meta
+from batpak.storage.segment import SegmentMeta, file_name, is_segment, is_strange, list_segments, read_meta
 from batpak.storage.survey import survey
 
 if TYPE_CHECKING:
@@ -79,16 +79,16 @@ def plan_prefix(files: Files, progress: Callable[[int, int], None] | None = None
     """
     kept = examine(files, progress=progress)
     refusal = plan_open(files).refusal
-    if refusal is None and kept.damage is not None and _is_segment(kept.damage.file):
+    if refusal is None and kept.damage is not None and is_segment(kept.damage.file):
         refusal = kept.damage  # in what an open need not read
     if refusal is None:
         return None
     _check_can_be_kept(refusal, kept)
     plan = PrefixPlan(refusal, kept)
-    segments = list_segments([name for name in files.list() if _is_segment(name)])
+    segments = list_segments([name for name in files.list() if is_segment(name)])
     _plan_last(files, plan, segments)
     plan.later = [file_name(segment) for segment in reversed(segments) if segment > kept.segment] + plan.later
-    plan.later = [name for name in files.list() if _is_strange(name)] + plan.later
+    plan.later = [name for name in files.list() if is_strange(name)] + plan.later
     plan.index = [f"{INDEX}/{name}" for name in files.list(INDEX)]
     plan.position = [watermark.NAME] if _is_ahead(files, kept) else []
     ahead = kept.places.left()
@@ -300,20 +300,3 @@ def _last_in(files: Files, meta: SegmentMeta, start: int) -> tuple[int, bool]:
                     return highest, False
                 end = later[0].offset
     return highest, clean or end >= stop
-
-
-def _is_segment(name: str) -> bool:
-    """Whether a name is that of a segment."""
-    try:
-        return bool(list_segments([name]))
-    except CorruptStoreError:
-        return False
-
-
-def _is_strange(name: str) -> bool:
-    """Whether a name refuses the whole directory."""
-    try:
-        list_segments([name])
-    except CorruptStoreError:
-        return True
-    return False

@@ -131,6 +131,16 @@ def list_segments(names: list[str]) -> list[int]:
     return sorted(segments)
 
 
+def is_segment(name: str) -> bool:
+    """Whether a name is that of a segment."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_strange(name: str) -> bool:
+    """Whether a name refuses the whole directory: that of a segment, but not canonical."""
+    return _OTHER_NAME.fullmatch(name) is not None and not is_segment(name)
+
+
 def header_bytes(
     *,
     version: int,
