@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from enum import IntFlag
+from enum import Enum, IntFlag
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
@@ -146,8 +146,18 @@ class Content(Protocol):
     def extensions(self) -> dict[str, object]:
         """What is rare, by name."""
 
-    def require_plain(self, event_id: bytes) -> None:
-        """Refuse a payload that is sealed."""
+    def plain(self, event_id: bytes) -> bytes:
+        """The payload as it is stored; one that is sealed is refused."""
+
+
+class _NotYet(Enum):
+    """The type of `NOT_YET`."""
+
+    NOT_YET = 0
+
+
+NOT_YET: Final = _NotYet.NOT_YET
+"""In the place of a payload that nobody has asked for."""
 
 
 class _Described:
@@ -158,15 +168,15 @@ class _Described:
     def __init__(self, facts: Facts) -> None:
         """Tell of *facts*."""
         self._facts = facts
+        self._made: IndexEntry | None = None
 
     @property
     def entry(self) -> IndexEntry:
         """What the index knows of this event."""
-        try:
-            return self._made
-        except AttributeError:
-            self._made: IndexEntry = entry_of(self._facts)
-            return self._made
+        made = self._made
+        if made is None:
+            made = self._made = entry_of(self._facts)
+        return made
 
     @property
     def event_id(self) -> UUID:
@@ -265,7 +275,9 @@ class StoredEvent(_Described):
     def __init__(self, facts: Facts, content: Content) -> None:
         """Join what the index and what the frame say of one event."""
         self._facts = facts
+        self._made = None
         self._content = content
+        self._payload: Payload | _NotYet = NOT_YET
 
     @property
     def timestamp_us(self) -> int:
@@ -307,12 +319,10 @@ class StoredEvent(_Described):
 
         Raises `EncryptedPayloadError` where the original sealed it, `PayloadError` where it is not MessagePack.
         """
-        try:
-            return self._payload
-        except AttributeError:
-            self._content.require_plain(self._facts.event_id)
-            self._payload: Payload = decode_payload(self._content.raw)
-            return self._payload
+        payload = self._payload
+        if payload is NOT_YET:
+            payload = self._payload = decode_payload(self._content.plain(self._facts.event_id))
+        return payload
 
     @property
     def place(self) -> Place:

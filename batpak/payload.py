@@ -81,7 +81,7 @@ def decode_payload(raw: bytes) -> Payload:
     Raises `PayloadError` where *raw* is not exactly one MessagePack value.
     """
     try:
-        return cast("Payload", msgpack.unpackb(raw, timestamp=3, strict_map_key=False))
+        return msgpack.unpackb(raw, timestamp=3, strict_map_key=False)  # type: ignore[no-any-return]
     except (TypeError, OverflowError, ValueError):
         pass
     try:

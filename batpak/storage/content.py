@@ -57,10 +57,11 @@ class FrameContent:
         """What is rare, by name."""
         return self.frame.extensions
 
-    def require_plain(self, event_id: bytes) -> None:
-        """Refuse a payload that the original sealed."""
+    def plain(self, event_id: bytes) -> bytes:
+        """Return the payload as it is stored; refuses one that the original sealed."""
         if self._version != format2.VERSION and self.frame.encrypted:
             raise EncryptedPayloadError(UUID(bytes=event_id))
+        return self.raw
 
     def is_sound(self) -> bool:
         """Whether the stored hash is the one that the content has; in format 2 they are one."""

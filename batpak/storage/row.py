@@ -89,6 +89,9 @@ Link: TypeAlias = tuple[bytes | None, bytes | None]
 NO_LINK: Final[Link] = (None, None)
 
 
+IdSpan: TypeAlias = tuple[int, int]
+
+
 def record_of(facts: Sequence[Any], names: tuple[str, str], link: Link, event_hash: bytes) -> Record:
     """Return the record of what `ROW` unpacks, with its *names*, entity and scope, in place of their numbers."""
     event_id, global_sequence, wall_ms, segment, offset, length, _, _, sequence, kind, version, flags, bits = facts
@@ -148,8 +151,15 @@ class Part(Protocol):
     def min_wall(self) -> int:
         """The least wall clock of any row, in milliseconds."""
 
+    @property
+    def id_span(self) -> IdSpan | None:
+        """Bounds of the first eight bytes, as a number, of every id that it holds; None where any may be here."""
+
     def record(self, row: int) -> Record:
         """Return all facts of one row."""
+
+    def records(self, rows: Iterator[int]) -> Iterator[Record]:
+        """Yield all facts of some rows."""
 
     def row_of_sequence(self, after: int, bound: int) -> int:
         """Return the first row whose global sequence is greater than *after*; *bound* when there is none."""

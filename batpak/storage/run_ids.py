@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from batpak.storage.blocks import Body
+    from batpak.storage.row import IdSpan
 
 _READ_ENTRIES: Final = 2 * ID_FENCE_ROWS
 _ROW_LIMIT: Final = 0xFFFFFFFF
@@ -62,7 +63,7 @@ class RunIds:
 
     def newest(self, event_id: bytes, bound: int) -> int | None:
         """Return the newest row below *bound* with that id."""
-        low, high = self._span or self._find_span()
+        low, high = self.span()
         found = self._newest_in_order(event_id, bound) if low <= prefix_of(event_id) <= high else -1
         if self._listed_count and bloom.may_hold(self._body, self._filter, event_id):
             found = max(found, self._newest_listed(event_id, bound))
@@ -79,8 +80,12 @@ class RunIds:
             at = packed.rfind(event_id, 0, at + ID_BYTES - 1)
         return -1
 
-    def _find_span(self) -> tuple[int, int]:
+    def span(self) -> IdSpan:
         """Return bounds of the numbers of the ids in order; read once: most look-ups are of other runs' ids."""
+        return self._span or self._find_span()
+
+    def _find_span(self) -> IdSpan:
+        """Read the bounds."""
         first = self._prefixes(0, min(self._count, ID_FENCE_ROWS))
         last_block = (self._count - 1) // ID_FENCE_ROWS
         last = self._prefixes(last_block * ID_FENCE_ROWS, self._count)

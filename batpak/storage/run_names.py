@@ -16,16 +16,16 @@ _NEAR: Final = 16
 
 
 class Names:
-    """Sorted names in the body of a run."""
+    """Sorted names in the body of a run; *kept* are those that were used, by rank."""
 
-    __slots__ = ("_body", "_ends", "_kept", "_seen", "_start")
+    __slots__ = ("_body", "_ends", "_seen", "_start", "kept")
 
     def __init__(self, body: Body, start: int, ends: Column) -> None:
         """Read names that stand one behind another from *start*; *ends* tells where each one ends."""
         self._body = body
         self._start = start
         self._ends = ends
-        self._kept: dict[int, str] = {}
+        self.kept: dict[int, str] = {}
         self._seen: dict[int, bytes] = {}
 
     def __len__(self) -> int:
@@ -38,12 +38,12 @@ class Names:
 
     def text(self, rank: int) -> str:
         """Return a name; recently used ones come from memory."""
-        text = self._kept.get(rank)
+        text = self.kept.get(rank)
         if text is None:
             text = self.name(rank).decode()
-            if len(self._kept) >= MAX_KEPT:
-                self._kept.clear()
-            self._kept[rank] = text
+            if len(self.kept) >= MAX_KEPT:
+                self.kept.clear()
+            self.kept[rank] = text
         return text
 
     def at_least(self, name: bytes) -> int:

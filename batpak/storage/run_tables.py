@@ -8,18 +8,18 @@ from weakref import ref
 from batpak.storage import bloom
 from batpak.storage.blocks import BLOCK_SHIFT, Body, Column, ColumnPosting, RunError
 from batpak.storage.postings import AllRows, ListPosting, union
-from batpak.storage.row import FACTS, FACTS_OFFSET, LINKED, NO_LINK, ROW, ROW_BYTES, record_of
+from batpak.storage.row import FACTS, FACTS_OFFSET, LINKED, NO_LINK, ROW, ROW_BYTES, Record, record_of
 from batpak.storage.run_format import CATEGORY, HEAD, NAMESPACE, TERM, Section
 from batpak.storage.run_ids import RunIds
 from batpak.storage.run_links import CAUSATION, CORRELATION, LinkOrder, Links
 from batpak.storage.run_names import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from struct import Struct
 
     from batpak.storage.postings import Posting
-    from batpak.storage.row import Link, Record
+    from batpak.storage.row import IdSpan, Link
     from batpak.storage.run_format import Layout
 
 
@@ -48,6 +48,7 @@ class RunTables:
         self.entities = self._names(Section.ENTITY_NAMES, Section.ENTITY_ENDS)
         self.scopes = self._names(Section.SCOPE_NAMES, Section.SCOPE_ENDS)
         self.ids = RunIds(self.body, sections, layout.count)
+        self.id_span: IdSpan | None = None
         self.links = Links(self.body, sections[Section.LINKS])
         self.by_correlation = LinkOrder(self.links, self._column(Section.BY_CORRELATION), CORRELATION)
         self.by_causation = LinkOrder(self.links, self._column(Section.BY_CAUSATION), CAUSATION)
@@ -98,6 +99,39 @@ class RunTables:
         facts = ROW.unpack_from(self.body.view, start)
         link = self.links.of_row(row) if facts[-1] & LINKED else NO_LINK
         return record_of(facts, (self.entities.text(facts[6]), self.scopes.text(facts[7])), link, b"")
+
+    def records(self, rows: Iterator[int]) -> Iterator[Record]:
+        """Yield all facts of some rows but their hashes; the same as `record` of each, in one loop."""
+        unpack, view, first = ROW.unpack_from, self.body.view, self._rows_start
+        checked, check, link_of = self.body.checked, self.body.check_block, self.links.of_row
+        entities, scopes = self.entities.kept, self.scopes.kept
+        entity_of, scope_of = self.entities.text, self.scopes.text
+        for row in rows:
+            at = first + row * ROW_BYTES
+            if not checked[at >> BLOCK_SHIFT]:
+                check(at >> BLOCK_SHIFT)
+            event_id, place, wall, segment, offset, length, entity, scope, sequence, kind, version, flags, bits = (
+                unpack(view, at)
+            )
+            correlation, causation = link_of(row) if bits & LINKED else NO_LINK
+            yield Record(
+                event_id,
+                place,
+                wall,
+                segment,
+                offset,
+                length,
+                entities.get(entity) or entity_of(entity),
+                scopes.get(scope) or scope_of(scope),
+                sequence,
+                kind,
+                version,
+                flags,
+                bits,
+                correlation,
+                causation,
+                b"",
+            )
 
     def facts(self, row: int) -> tuple[int, ...]:
         """Return entity, scope, sequence, kind and bits of a row."""

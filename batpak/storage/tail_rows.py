@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from batpak.storage.row import FACTS, FACTS_OFFSET, LINKED, NO_LINK, ROW, ROW_BYTES, Link, Record, record_of
+from batpak.storage.row import FACTS, FACTS_OFFSET, LINKED, NO_LINK, ROW, ROW_BYTES, IdSpan, Link, Record, record_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHUNK_ROWS: Final = 1024
 CHUNK_SHIFT: Final = 10
@@ -50,6 +53,9 @@ class Scope:
 class TailRows:
     """What a tail holds, row by row; `Tail` adds the ways to find a row."""
 
+    id_span: IdSpan | None = None
+    """Any id may be here."""
+
     def __init__(self, first_row_hint: int) -> None:
         """Start empty; *first_row_hint* is the global sequence that the first row is expected to have."""
         self._first_hint = first_row_hint
@@ -87,6 +93,10 @@ class TailRows:
         link = self.link(row) if facts[-1] & LINKED else NO_LINK
         names = self._entities[facts[6]].name, self._scopes[facts[7]].name
         return record_of(facts, names, link, self.event_hash(row))
+
+    def records(self, rows: Iterator[int]) -> Iterator[Record]:
+        """Yield all facts of some rows."""
+        return map(self.record, rows)
 
     def facts(self, row: int) -> tuple[int, ...]:
         """Return entity, scope, sequence, kind and bits of a row."""

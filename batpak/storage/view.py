@@ -55,7 +55,11 @@ class View:
 
     def find_id(self, event_id: bytes) -> Record | None:
         """Return the event with that id, the newest where the original repeated one."""
+        number = int.from_bytes(event_id[:8], "big")
         for part in reversed(self.parts):
+            span = part.id_span
+            if span is not None and not span[0] <= number <= span[1]:
+                continue
             row = part.find_id(event_id, self.rows(part))
             if row is not None:
                 return part.record(row)
@@ -104,7 +108,8 @@ class View:
 
         Events of equal global sequence are never split by *limit*.
         """
-        return _whole_sequences(self._matches(region, after, reverse=reverse), limit)
+        records = self._matches(region, after, reverse=reverse)
+        return records if limit is None else _whole_sequences(records, limit)
 
     def stream(
         self, entity: str, after_sequence: int | None, limit: int | None, *, reverse: bool = False
@@ -148,16 +153,15 @@ class View:
                     stop = part.row_of_sequence(after - 1, bound)
                 else:
                     start = part.row_of_sequence(after, bound)
-            for row in part.match(region, start, stop, reverse=reverse) if start < stop else ():
-                yield part.record(row)
+            if start < stop:
+                yield from part.records(part.match(region, start, stop, reverse=reverse))
 
     def _streamed(self, entity: str, after_sequence: int | None, *, reverse: bool) -> Iterator[Record]:
         """Yield the records that `stream` yields, without a limit."""
         for part in self._ordered(reverse=reverse):
             bound = self.rows(part)
             start, stop = self._stream_span(part, entity, after_sequence, bound, reverse=reverse)
-            for row in part.stream(entity, start, stop, reverse=reverse) if start < stop else ():
-                record = part.record(row)
+            for record in part.records(part.stream(entity, start, stop, reverse=reverse)) if start < stop else ():
                 if after_sequence is None or (
                     record.sequence < after_sequence if reverse else record.sequence > after_sequence
                 ):
@@ -177,11 +181,11 @@ class View:
         return (0, at[-1]) if reverse else (at[0] + 1, bound)
 
 
-def _whole_sequences(records: Iterator[Record], limit: int | None) -> Iterator[Record]:
+def _whole_sequences(records: Iterator[Record], limit: int) -> Iterator[Record]:
     """Yield *limit* records, and those that share the last one's global sequence."""
     last = None
     for count, record in enumerate(records):
-        if limit is not None and count >= limit and record.global_sequence != last:
+        if count >= limit and record.global_sequence != last:
             return
         last = record.global_sequence
         yield record
