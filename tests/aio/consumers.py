@@ -12,8 +12,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from batpak import Coordinate, Receipt, Store, StoredEvent
-from batpak.aio import AsyncStore
+from batpak import Coordinate, Place, Receipt, Region, Store, StoreConfig, StoredEvent
+from batpak.aio import AsyncCursor, AsyncFollower, AsyncStore
 from batpak.delivery.course import Verdict
 from tests.aio.calls import PATIENCE_SECONDS, PLACED, NativeCall, until
 
@@ -25,6 +25,28 @@ NATIVE = pytest.mark.parametrize(
     ids=["asyncio", "trio", "asyncio-tasks"],
 )
 """Cancelled by a scope of anyio's on both event loops, and as asyncio cancels its tasks."""
+
+
+ALL = Region()
+ORDER_42 = Region(entity="order:42")
+SELDOM = StoreConfig(sync_every_events=1_000_000, sync_every_seconds=3600.0)
+"""Nothing is made durable but on request."""
+
+
+def numbers(events: list[StoredEvent]) -> list[Any]:
+    """Return the payloads."""
+    return [event.payload for event in events]
+
+
+async def take(follower: AsyncFollower | AsyncCursor, wanted: int) -> list[Any]:
+    """Return the payloads of the next events, which must come."""
+    with anyio.fail_after(PATIENCE_SECONDS):
+        return [(await anext(follower)).payload for _ in range(wanted)]
+
+
+def names(store: Store) -> dict[str | None, Place | None]:
+    """Return the named places on disk."""
+    return {place.name: place.place for place in store.places()}
 
 
 def append(store: Store, number: Any, entity: str = "order:42") -> Receipt:

@@ -15,51 +15,34 @@ from batpak import (
     InvalidRequestError,
     Place,
     PlaceConflictError,
-    Region,
     StalePlaceError,
     StorageError,
     Store,
     StoreClosedError,
     StoreConfig,
-    StoredEvent,
 )
 from batpak.aio import AsyncCursor, AsyncFollower, AsyncStore
 from batpak.delivery.places import PlaceBook
 from batpak.storage import place_file
 from tests.aio.calls import PATIENCE_SECONDS, start, until
 from tests.aio.consumers import (
+    ALL,
     NATIVE,
+    ORDER_42,
     Hold,
     append,
     assert_nobody_waits,
     cancelled_at,
     fill,
     in_time,
+    names,
+    numbers,
+    take,
     until_waiting,
 )
 from tests.store.journals import Journal, Task
 
 pytestmark = pytest.mark.anyio
-
-ALL = Region()
-ORDER_42 = Region(entity="order:42")
-SELDOM = StoreConfig(sync_every_events=1_000_000, sync_every_seconds=3600.0)
-"""Nothing is made durable but on request."""
-
-
-def numbers(events: list[StoredEvent]) -> list[Any]:
-    return [event.payload for event in events]
-
-
-async def take(follower: AsyncFollower | AsyncCursor, wanted: int) -> list[Any]:
-    """Return the payloads of the next events, which must come."""
-    with anyio.fail_after(PATIENCE_SECONDS):
-        return [(await anext(follower)).payload for _ in range(wanted)]
-
-
-def names(store: Store) -> dict[str | None, Place | None]:
-    """Return the named places on disk."""
-    return {place.name: place.place for place in store.places()}
 
 
 # Cancelling ------------------------------------------------------------------------------------------------------

@@ -21,13 +21,12 @@ from anyio.lowlevel import checkpoint
 from batpak import Coordinate, EventKind, OnError, Reactions, Region, Store, StoreClosedError, StoreConfig, StoredEvent
 from batpak.aio import AsyncReadOnlyStore, AsyncStore
 from tests.aio.calls import PATIENCE_SECONDS, Call, NativeCall, run_beside, start, until
-from tests.aio.consumers import append, assert_nobody_waits, fill, in_time, listeners, until_waiting, waiting_tasks
+from tests.aio.consumers import ALL, append, assert_nobody_waits, fill, in_time, listeners, until_waiting, waiting_tasks
 from tests.conftest import open_files, store_threads
 from tests.store.journals import Journal, Task
 
 pytestmark = pytest.mark.anyio
 
-ALL = Region()
 ORDERS = Region(entity="order")
 BACKENDS = ["asyncio", "trio"]
 

@@ -23,19 +23,22 @@ from batpak import (
     StalePlaceError,
     Store,
     StoreClosedError,
-    StoreConfig,
     StoredEvent,
 )
-from batpak.aio import AsyncCursor, AsyncFollower, AsyncReadOnlyStore, AsyncStore
+from batpak.aio import AsyncFollower, AsyncReadOnlyStore, AsyncStore
 from batpak.aio.cursor import HOT_BYTES, HOT_EVENTS
 from batpak.delivery.cursor import Follower
 from tests.aio.calls import PATIENCE_SECONDS, run_beside, start, until
 from tests.aio.consumers import (
+    ALL,
+    SELDOM,
     append,
     assert_nobody_waits,
     fill,
     in_time,
     listeners,
+    numbers,
+    take,
     until_waiting,
 )
 from tests.store.journals import Held, Journal
@@ -43,26 +46,6 @@ from tests.store.processes import start_python, tell
 from tests.store.processes import told as told_by
 
 pytestmark = pytest.mark.anyio
-
-ALL = Region()
-ORDER_42 = Region(entity="order:42")
-SELDOM = StoreConfig(sync_every_events=1_000_000, sync_every_seconds=3600.0)
-"""Nothing is made durable but on request."""
-
-
-def numbers(events: list[StoredEvent]) -> list[Any]:
-    return [event.payload for event in events]
-
-
-async def take(follower: AsyncFollower | AsyncCursor, wanted: int) -> list[Any]:
-    """Return the payloads of the next events, which must come."""
-    with anyio.fail_after(PATIENCE_SECONDS):
-        return [(await anext(follower)).payload for _ in range(wanted)]
-
-
-def names(store: Store) -> dict[str | None, Place | None]:
-    """Return the named places on disk."""
-    return {place.name: place.place for place in store.places()}
 
 
 # Following -------------------------------------------------------------------------------------------------------

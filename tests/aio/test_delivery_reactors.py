@@ -25,6 +25,7 @@ from batpak import (
 from batpak.aio import AsyncStore
 from tests.aio.calls import PATIENCE_SECONDS, start, until
 from tests.aio.consumers import (
+    ALL,
     NATIVE,
     Handled,
     Hold,
@@ -40,7 +41,6 @@ from tests.store.journals import Journal
 
 pytestmark = pytest.mark.anyio
 
-ALL = Region()
 ORDERS = Region(entity="order")
 REACTED = EventKind(0x2, 0x001)
 LETTER = Coordinate("letter:1", "post")

@@ -22,7 +22,9 @@ from batpak.aio.loops import Callback
 from batpak.delivery.feed import BLOCK, Feed
 from tests.aio.calls import PATIENCE_SECONDS, PLACED, run_beside, start, until
 from tests.aio.consumers import (
+    ALL,
     NATIVE,
+    ORDER_42,
     Hold,
     append,
     assert_nobody_waits,
@@ -36,9 +38,6 @@ from tests.aio.consumers import (
 from tests.store.journals import Journal, Task, new_events
 
 pytestmark = pytest.mark.anyio
-
-ALL = Region()
-ORDER_42 = Region(entity="order:42")
 
 
 def sequences(items: list[Notification]) -> list[int]:

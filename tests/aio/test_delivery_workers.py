@@ -18,7 +18,6 @@ from batpak import (
     InvalidRequestError,
     OnError,
     PlaceConflictError,
-    Region,
     RestartPolicy,
     Stop,
     StopAndRollback,
@@ -32,6 +31,7 @@ from batpak.delivery.places import PlaceBook
 from batpak.delivery.worker import Job
 from tests.aio.calls import PATIENCE_SECONDS, run_beside, start, until
 from tests.aio.consumers import (
+    ALL,
     NATIVE,
     Handled,
     Hold,
@@ -47,7 +47,6 @@ from tests.store.journals import Journal
 
 pytestmark = pytest.mark.anyio
 
-ALL = Region()
 NEVER = RestartPolicy.never()
 
 
