@@ -117,8 +117,9 @@ class WholeCheck:
         self._part.add(event_hash)
         self._last_hash = event_hash
         if self._anchor is not None and self._part.end == self._anchor.events:
-            found = _anchor_behind(self._before, self._part, Place(record.global_sequence, event_hash))
-            self._anchored = found == self._anchor
+            tree = self._before.copy()
+            tree.join(self._part)
+            self._anchored = self._anchor == Anchor(tree.size, Place(record.global_sequence, event_hash), tree.root())
 
     def altered_segments(self) -> tuple[int, ...]:
         """Return the segments that are not as they were sealed; all events have been taken in."""
@@ -168,28 +169,20 @@ def take_anchor(store: Reading, view: View, durable_sequence: int) -> Anchor:
 
     The tree is continued from where the newest run left it, so it costs the same in a journal of any length.
     """
-    before, part, last = Stretch(), Stretch(), None
+    tree, last = Stretch(), None
     tails: list[Tail] = []
     for each in reversed(view.parts):
         if isinstance(each, Run):
-            state = RunState.unpack(each.meta.tree)
-            before, part, last = state.before, state.part, each.record(each.count - 1)
+            tree, last = RunState.unpack(each.meta.tree).tree(), each.record(each.count - 1)
             break
         assert isinstance(each, Tail)
         tails.append(each)
     for tail in reversed(tails):
         bound = tail.row_of_sequence(durable_sequence, view.rows(tail))
         for row in range(bound):
-            part.add(tail.event_hash(row))
+            tree.add(tail.event_hash(row))
         last = tail.record(bound - 1) if bound else last
-    return _anchor_behind(before, part, None if last is None else store.load_records([last])[0].place)
-
-
-def _anchor_behind(before: Stretch, part: Stretch, place: Place | None) -> Anchor:
-    """Return the anchor of the events of *before* and *part*, the last of which stands at *place*."""
-    tree = before.copy()
-    tree.join(part)
-    return Anchor(tree.size, place, tree.root())
+    return Anchor(tree.size, None if last is None else store.load_records([last])[0].place, tree.root())
 
 
 def _all(view: View) -> Iterator[Record]:

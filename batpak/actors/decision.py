@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from batpak.actors.messages import Append, AppendBatch
-    from batpak.config import StoreConfig
     from batpak.ids import IdGenerator
     from batpak.storage.original_sidecars import IdempotencyEntry
     from batpak.storage.view import View
@@ -121,7 +120,6 @@ class Decision:
     """The commands of one turn, laid over what stands: bodies to write and the records of the index."""
 
     __slots__ = (
-        "_config",
         "_heads",
         "_ids",
         "_next",
@@ -138,14 +136,11 @@ class Decision:
     )
     # bodies and records stand side by side; a marker of format 1 is a body without a record.
 
-    def __init__(
-        self, standing: Standing, ids: IdGenerator, read_frame: Callable[[Record], Frame], config: StoreConfig
-    ) -> None:
+    def __init__(self, standing: Standing, ids: IdGenerator, read_frame: Callable[[Record], Frame]) -> None:
         """Decide on top of *standing*; *read_frame* reads a stored event back."""
         self._standing = standing
         self._ids = ids
         self._read_frame = read_frame
-        self._config = config
         self._heads: dict[str, Newest] = {}
         self._next = standing.next_sequence
         self.first_sequence = standing.next_sequence

@@ -102,7 +102,7 @@ class Writer(Actor[WriterCommand]):
             outcome = self.turn((command,))[0]
         else:  # what most turns are
             self.require_sound()
-            decision = Decision(self.standing, self._ids, self.journal.read_frame, self._config)
+            decision = Decision(self.standing, self._ids, self.journal.read_frame)
             outcome = decision.append(command)
             if decision.bodies:
                 self._write(decision, [Unit(outcome, 1)], [None])
@@ -113,7 +113,7 @@ class Writer(Actor[WriterCommand]):
     def turn(self, commands: Sequence[WriterCommand]) -> list[object]:
         """Decide commands, write once, publish once; an outcome each, for as many as one write should take."""
         self.require_sound()
-        decision = Decision(self.standing, self._ids, self.journal.read_frame, self._config)
+        decision = Decision(self.standing, self._ids, self.journal.read_frame)
         units: list[Unit] = []
         shape: list[int | None] = []
         for command in commands:

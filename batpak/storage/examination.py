@@ -208,7 +208,7 @@ class _Walk:
         self._runs = runs
         self._anchor = anchor
         self._progress = progress
-        self._tree = RunState(0, bytes(32), 0, 0, Stretch(), Stretch(), b"")
+        self._tree = Stretch()
         self._sizes = {meta.segment: meta.size for meta in found.catalog.metas()}
         self._total = sum(self._sizes.values())
         self._digest = blake3()
@@ -281,10 +281,10 @@ class _Walk:
         anchor = self._anchor
         if anchor is None:
             return
-        self._tree.add(record)
-        if self._tree.part.end == anchor.events:
+        self._tree.add(record.event_hash)
+        if self._tree.size == anchor.events:
             place = Place(record.global_sequence, record.event_hash)
-            self._examined.anchored = anchor == Anchor(anchor.events, place, self._tree.tree().root())
+            self._examined.anchored = anchor == Anchor(anchor.events, place, self._tree.root())
 
     def _tell(self, record: Record) -> None:
         """Tell how far this is."""

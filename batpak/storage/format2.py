@@ -45,8 +45,6 @@ MAX_ITEMS: Final = 4096
 """No array in an extension is longer: room is made for as many as it announces, at each of a thousand levels."""
 _PAYLOAD: Final = 13
 _ELEMENTS: Final = 15
-_UINT16: Final = 2**16 - 1
-_UINT32: Final = 2**32 - 1
 _NO_EXTENSIONS: Final[dict[str, object]] = {}
 
 
