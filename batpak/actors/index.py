@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from batpak.actors.actor import Actor
 from batpak.actors.announcer import Announcer
+from batpak.actors.mailbox import new_guard
 from batpak.actors.messages import Adopt, IndexCommand, Publish, Replace
 from batpak.errors import ActorFailedError, BatpakError, WriterFailedError
 from batpak.log import WARNING
@@ -65,13 +66,12 @@ class Index(Actor[IndexCommand]):
         self._found = found
         self._clock = clock
         self._writable = writable
-        self.view = View((*opened.parts, opened.tail), opened.count)
+        self.view = View((*opened.parts, shared(opened.tail)), opened.count)
         self.announcer = Announcer()
         self.cover: Callable[[int], None] | None = None
         self.driver: Driver[IndexCommand] | None = None
         self._job: Generator[None, None, None] | None = None
         self._seen = opened.count
-        self._half_put = False
         self._failed: BaseException | None = None
 
     def handle(self, command: IndexCommand) -> object:
@@ -96,7 +96,7 @@ class Index(Actor[IndexCommand]):
     def start_again(self, found: Survey, opened: Opened) -> None:
         """Show what was opened anew in the place of everything; for a reader that follows a writer."""
         self._found = found
-        self.view = View((*opened.parts, opened.tail), opened.count)
+        self.view = View((*opened.parts, shared(opened.tail)), opened.count)
         self.announcer.tell_all()
 
     def let_go(self) -> None:
@@ -158,29 +158,29 @@ class Index(Actor[IndexCommand]):
     def _publish(self, records: Sequence[Record]) -> None:
         """Put *records* into the tail, then show them all at once; doing it twice changes nothing."""
         view = self.view
-        tail, row = self._tail, view.bound
-        if self._half_put:
-            tail.cut(row)
+        row, last = view.bound, view.last
+        tail: Tail = view.parts[-1]  # type: ignore[assignment] # it takes what comes
         if row >= RUN_EVENTS or (not row % BYTES_EVERY and tail.bytes_used >= RUN_BYTES):
             # Not when it gets full: what is frozen will be made durable, and only now has the turn that wrote it ended.
             self._begin_tail()
             view = self.view
             tail, row = self._tail, 0
-        self._half_put = True
-        last = newest = view.last_sequence()
+        if last is None:
+            last = view.last_sequence()
+        newest = last
         for record in records:
             if record.global_sequence > last:
                 tail.put(row, record)
                 row += 1
                 newest = record.global_sequence
         self.view = View(view.parts, row, newest)
-        self._half_put = False
         if self.announcer.listening:
             self.announcer.announce(records)  # all of them: what was cut short here comes again as it was
 
     def _begin_tail(self) -> None:
-        """Go on in a new tail, in one assignment; all that the old one holds is visible."""
-        fresh = Tail(self._tail.last_sequence + 1)
+        """Go on in a new tail, in one assignment; the old one keeps what is visible."""
+        self._tail.cut(self.view.bound)  # a put that was cut short may have left more
+        fresh = shared(Tail(self._tail.last_sequence + 1))
         self.view = View((*self.view.parts, fresh), 0)
         if self.driver is not None:
             self.driver.wake()
@@ -208,7 +208,7 @@ class Index(Actor[IndexCommand]):
         """Rebuild what a damaged run held; in its place stands a tail that will be written out again."""
         if run not in self.view.parts:
             return
-        tail = Tail(run.first_sequence)
+        tail = shared(Tail(run.first_sequence))
         for row, record in enumerate(self._found.ledger.rescan(run.meta.covers, run.first_sequence)):
             tail.put(row, record)
         self._adopt(tail, (run,))
@@ -271,6 +271,12 @@ class Index(Actor[IndexCommand]):
             if isinstance(part, Run):
                 return RunState.unpack(part.meta.tree)
         return initial_state(self._found.hidden_digest)
+
+
+def shared(tail: Tail) -> Tail:
+    """Return *tail*, safe to be read by many threads."""
+    tail.guard = new_guard()
+    return tail
 
 
 def join_covers(covers: Sequence[Cover]) -> tuple[Cover, ...]:

@@ -7,7 +7,7 @@ an interrupt. A lock that is a bell or a reply slot is acquired by hand, because
 from __future__ import annotations
 
 from collections import deque
-from threading import Lock, get_ident
+from threading import Lock, RLock, get_ident
 from typing import TYPE_CHECKING, Final
 
 from batpak.actors.actor import Failure
@@ -63,6 +63,14 @@ def new_lock() -> Lock:
     """
     try:
         return Lock()
+    except RuntimeError as error:
+        raise MemoryError from error
+
+
+def new_guard() -> RLock:
+    """Return a lock that its holder may take again; `MemoryError` where there is no room for one."""
+    try:
+        return RLock()
     except RuntimeError as error:
         raise MemoryError from error
 

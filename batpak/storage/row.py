@@ -149,7 +149,7 @@ class Part(Protocol):
 
     @property
     def min_wall(self) -> int:
-        """The least wall clock of any row, in milliseconds."""
+        """No row has a wall clock below it, in milliseconds."""
 
     @property
     def id_span(self) -> IdSpan | None:

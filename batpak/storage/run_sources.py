@@ -143,6 +143,10 @@ class TailSource:
 
     def prepare(self) -> Generator[None]:
         """Sort names, ids and links, in slices."""
+        for bound in range(0, self._count, PIECE):
+            self._tail.post(bound)
+            yield
+        self._tail.post(self._count)
         for items, names in ((self._entities, self._entity_names), (self._scopes, self._scope_names)):
             for start in range(0, len(items), PIECE):
                 counted = ((item, rows_below(item.rows, self._count)) for item in items[start : start + PIECE])

@@ -1,16 +1,18 @@
 """The tail: the newest rows of the index, in memory, until a run holds them.
 
-Rows lie packed in chunks of fixed size that are never resized, and postings are dicts of lists that are only appended
-to. One thread at a time puts; readers in other threads look at rows below a bound that was published after the put, so
-what a put has half done is never seen. A put that was cut short leaves postings of a row that does not count yet:
-`cut` takes them back.
+A put does as little as it can: the row lies packed in a chunk of fixed size that is never resized. Ids and postings are
+made when somebody first asks for what they tell, a stretch of rows at a time, and nobody may ask beyond a bound that
+was published after the puts. So a put that was cut short, or a row that is cut off again, leaves nothing to take back.
+One thread at a time puts, and whoever asks holds the guard while the rows are looked through.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
+from batpak.errors import ReentrantCallError
 from batpak.storage import filter as region_filter
 from batpak.storage.filter import MAX_DEPTH, within
 from batpak.storage.postings import ListPosting, rows_below, union
@@ -28,13 +30,16 @@ from batpak.storage.tail_rows import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from batpak.region import Region
     from batpak.storage.postings import Posting
     from batpak.storage.row import Record
 
 _FENCE_SHIFT: Final = 8
-"""A fence holds the least wall clock of 256 rows."""
+_FENCE_ROWS: Final = 1 << _FENCE_SHIFT
+_FENCE_MASK: Final = _FENCE_ROWS - 1
+"""A fence holds the least wall clock of so many rows."""
 
 _OTHER_BITS: Final = 0xFF & ~LINKED
 
@@ -43,17 +48,27 @@ class Tail(TailRows):
     """A part of the index in memory. It promises what `Part` says; besides, `record` gives every hash."""
 
     def __init__(self, first_row_hint: int = 0) -> None:
-        """Start empty; *first_row_hint* is the global sequence that the first row is expected to have."""
+        """Start empty; *first_row_hint* is the global sequence that the first row is expected to have.
+
+        Whoever shares the tail among threads gives it a *guard*, a lock that its holder may enter again.
+        """
         super().__init__(first_row_hint)
+        self.guard: AbstractContextManager[object] = nullcontext()
+        self._is_guarded = False
         self._seen_bits = 0
-        self._fences: list[int] = []
         self._entity_of: dict[str, Entity] = {}
         self._scope_of: dict[str, Scope] = {}
         self._namespaces: dict[str, list[int]] = {}
-        self._kinds: dict[int, tuple[list[int], list[int]]] = {}
-        self._categories: dict[int, list[int]] = {}
+        # Of the first rows, so many:
+        self._named = 0
         self._ids: dict[bytes, int] = {}
         self._repeats: dict[bytes, list[int]] = {}
+        # And of so many; one that was cut short may have left some of the next.
+        self._posted = 0
+        self._is_half_posted = False
+        self._fences: list[int] = []
+        self._kinds: dict[int, tuple[list[int], list[int]]] = {}
+        self._categories: dict[int, list[int]] = {}
         self._correlations: dict[bytes, list[int]] = {}
         self._causations: dict[bytes, list[int]] = {}
 
@@ -63,71 +78,42 @@ class Tail(TailRows):
     # ---------------------------------------------------------------- writing
 
     def put(self, row: int, record: Record) -> None:
-        """Write the next row, *row*, which is the count so far; readers see it once a bound above it is published.
+        """Write row *row*; readers see it once a bound above it is published.
 
-        Rows have to come in the order (global sequence, segment, offset). After an exception, `cut(row)` first.
+        Rows have to come in the order (global sequence, segment, offset). One that no reader has seen may be put again.
         """
-        assert row == self._count, f"found row {row}, expected {self._count}"
         entity = self._entity_of.get(record.entity) or self._add_entity(record.entity)
         scope = self._scope_of.get(record.scope) or self._add_scope(record.scope)
-        kind, event_id, wall_ms, sequence = record.kind, record.event_id, record.wall_ms, record.sequence
-        kinds = self._kinds.get(kind) or self._add_kind(kind)
         bits = record.bits & _OTHER_BITS
-        linked = record.correlation_id is not None or record.causation_id is not None
-        if linked:
+        if record.correlation_id is not None or record.causation_id is not None:
             bits |= LINKED
+            self._links[row] = record.correlation_id, record.causation_id
         chunk, slot = row >> CHUNK_SHIFT, row & CHUNK_MASK
         if chunk == len(self._chunks):
             self._add_chunk()
         ROW.pack_into(
             self._chunks[chunk],
             slot * ROW_BYTES,
-            event_id,
+            record.event_id,
             record.global_sequence,
-            wall_ms,
+            record.wall_ms,
             record.segment,
             record.offset,
             record.length,
             entity.number,
             scope.number,
-            sequence,
-            kind,
+            record.sequence,
+            record.kind,
             record.payload_version,
             record.flags,
             bits,
         )
         HASH.pack_into(self._hashes[chunk], slot * HASH_BYTES, record.event_hash)
-        # From here on the row counts, so that a cut finds what follows even where it was cut short.
-        self._count = row + 1
         self._seen_bits |= bits
-        for rows in entity.postings:
-            rows.append(row)
-        if sequence < entity.last_sequence:
-            entity.ascending = False
-        entity.last_sequence = sequence
-        scope.rows.append(row)
-        kinds[0].append(row)
-        kinds[1].append(row)
-        if self._ids.setdefault(event_id, row) != row:
-            self._repeats.setdefault(event_id, []).append(row)
-        fence = row >> _FENCE_SHIFT
-        if fence == len(self._fences):
-            self._fences.append(wall_ms)
-        elif wall_ms < self._fences[fence]:
-            self._fences[fence] = wall_ms
-        if linked:
-            self._link(row, record.correlation_id, record.causation_id)
+        self._count = row + 1
 
     def cut(self, count: int) -> None:
-        """Forget every row from *count* on, half put ones too; no reader may have seen one of them."""
-        for row in range(self._count - 1, count - 1, -1):
-            self._forget(row, count)
-        if count < self._count:
-            fences = -(-count >> _FENCE_SHIFT)
-            del self._fences[fences:]
-            if fences:
-                first = (fences - 1) << _FENCE_SHIFT
-                self._fences[fences - 1] = min(self.wall_ms(row) for row in range(first, count))
+        """Forget every row from *count* on; no reader may have seen one of them."""
         self._count = count
 
     def _add_chunk(self) -> None:
@@ -152,41 +138,94 @@ class Tail(TailRows):
         self._scope_of[name] = scope
         return scope
 
+    # ---------------------------------------------------------------- looking through
+
+    def post(self, bound: int) -> None:
+        """Make the postings of the rows below *bound*, all of them visible, as far as they are not made.
+
+        From within itself, as from a signal handler, `ReentrantCallError`.
+        """
+        if bound > self._posted:
+            self._guarded(self._post, bound)
+
+    def _guarded(self, work: Callable[[int], None], bound: int) -> None:
+        """Run *work* alone; where that ends early, it is begun again by the next one who asks."""
+        spare = (work, work, work)
+        with self.guard:
+            if self._is_guarded:
+                raise ReentrantCallError
+            self._is_guarded = True
+            try:
+                work(bound)
+            finally:
+                self._is_guarded = False
+                del spare
+
+    def _name(self, bound: int) -> None:
+        """Note the ids of the rows below *bound*."""
+        ids = self._ids
+        for row in range(self._named, bound):
+            event_id = self.event_id(row)
+            if ids.setdefault(event_id, row) != row:
+                repeats = self._repeats.setdefault(event_id, [])
+                if not repeats or repeats[-1] < row:
+                    repeats.append(row)
+        self._named = max(bound, self._named)
+
+    def _post(self, bound: int) -> None:
+        """Append the rows below *bound* to every list that they belong to."""
+        if bound <= self._posted:  # another thread was quicker
+            return
+        if self._is_half_posted:
+            self._take_back(self._posted)
+        self._is_half_posted = True
+        entities, scopes, kinds = self._entities, self._scopes, self._kinds
+        for row in range(self._posted, bound):
+            number, scope, sequence, kind, bits = self.facts(row)
+            entity = entities[number]
+            for rows in entity.postings:
+                rows.append(row)
+            if sequence < entity.last_sequence:
+                entity.ascending = False
+            entity.last_sequence = sequence
+            scopes[scope].rows.append(row)
+            for rows in kinds.get(kind) or self._add_kind(kind):
+                rows.append(row)
+            if bits & LINKED:
+                self._link(row)
+        for first in range(self._posted & ~_FENCE_MASK, bound, _FENCE_ROWS):
+            walls = map(self.wall_ms, range(first, min(bound, first + _FENCE_ROWS)))
+            self._fences[first >> _FENCE_SHIFT :] = [min(walls)]
+        self._posted = bound
+        self._is_half_posted = False
+
+    def _take_back(self, count: int) -> None:
+        """Take the rows from *count* on out of every list; no reader has seen one of them."""
+        lists = [entity.rows for entity in self._entities]
+        lists += [scope.rows for scope in self._scopes]
+        lists += [rows for rows, _ in self._kinds.values()]
+        for postings in (self._namespaces, self._categories, self._correlations, self._causations):
+            lists += postings.values()
+        for rows in lists:
+            del rows[rows_below(rows, count) :]
+        for entity in self._entities:
+            entity.last_sequence = self.facts(entity.rows[-1])[2] if entity.rows else 0
+
     def _add_kind(self, kind: int) -> tuple[list[int], list[int]]:
         category = self._categories.setdefault(kind >> CATEGORY_SHIFT, [])
         return self._kinds.setdefault(kind, ([], category))
 
-    def _link(self, row: int, correlation_id: bytes | None, causation_id: bytes | None) -> None:
-        self._links[row] = correlation_id, causation_id
-        if correlation_id is not None:
-            self._correlations.setdefault(correlation_id, []).append(row)
-        if causation_id is not None:
-            self._causations.setdefault(causation_id, []).append(row)
-
-    def _forget(self, row: int, count: int) -> None:
-        event_id = self.event_id(row)
-        entity_number, scope_number, _, kind, _ = self.facts(row)
-        entity = self._entities[entity_number]
-        for rows in (*entity.postings, self._scopes[scope_number].rows, *self._kinds[kind]):
-            del rows[rows_below(rows, count) :]
-        entity.last_sequence = self.facts(entity.rows[-1])[2] if entity.rows else 0
-        repeats = self._repeats.get(event_id, [])
-        del repeats[rows_below(repeats, count) :]
-        if self._ids.get(event_id, -1) >= count:
-            del self._ids[event_id]
-        # The link goes last: a cut that is itself cut short needs it again to find what it left.
-        for link, postings in zip(self.link(row), (self._correlations, self._causations), strict=True):
-            if link is not None:
-                rows = postings.get(link, [])
-                del rows[rows_below(rows, count) :]
-        self._links.pop(row, None)
+    def _link(self, row: int) -> None:
+        for postings, event_id in zip((self._correlations, self._causations), self._links[row], strict=True):
+            if event_id is not None:
+                postings.setdefault(event_id, []).append(row)
 
     # ---------------------------------------------------------------- answers
 
     @property
     def min_wall(self) -> int:
-        """The least wall clock of any row, in milliseconds; 0 for an empty tail."""
-        return min(self._fences, default=0)
+        """No wall clock is below it; of a tail nobody keeps the least."""
+        return 0
 
     @property
     def seen_bits(self) -> int:
@@ -199,6 +238,8 @@ class Tail(TailRows):
 
     def find_id(self, event_id: bytes, bound: int) -> int | None:
         """Return the newest row with that id."""
+        if bound > self._named:
+            self._guarded(self._name, bound)
         first = self._ids.get(event_id)
         if first is None or first >= bound:
             return None
@@ -214,10 +255,12 @@ class Tail(TailRows):
 
     def match(self, region: Region, start: int, stop: int, *, reverse: bool = False) -> Iterator[int]:
         """Yield the rows in [start, stop) that match every part of *region*, in order; rows with HIDDEN never."""
+        self.post(stop)
         return region_filter.match(self, region, start, stop, reverse=reverse)
 
     def stream(self, entity: str, start: int, stop: int, *, reverse: bool = False) -> Iterator[int]:
         """Yield the rows in [start, stop) of exactly that entity, in order; rows with HIDDEN never."""
+        self.post(stop)
         rows = ListPosting(self._rows(entity)).rows(start, stop, reverse=reverse)
         return region_filter.visible(self, rows)
 
@@ -237,6 +280,7 @@ class Tail(TailRows):
 
         Costs a search where the entity's sequences ascend, which they do except in journals of the original.
         """
+        self.post(bound)
         found = self._entity_of.get(entity)
         if found is None:
             return []
@@ -252,11 +296,13 @@ class Tail(TailRows):
 
     def effects(self, event_id: bytes, bound: int) -> Iterator[int]:
         """Yield the rows whose causation is *event_id*, ascending; rows with HIDDEN never."""
+        self.post(bound)
         rows = ListPosting(self._causations.get(event_id, [])).rows(0, bound, reverse=False)
         return region_filter.visible(self, rows)
 
     def newest_until(self, wall_ms: int, bound: int) -> int | None:
         """Return the newest row whose wall clock is at most *wall_ms*; rows with HIDDEN never."""
+        self.post(bound)
         for fence in range((bound - 1) >> _FENCE_SHIFT, -1, -1):
             if self._fences[fence] <= wall_ms:
                 first = fence << _FENCE_SHIFT
@@ -289,6 +335,8 @@ class Tail(TailRows):
 
     def correlation_posting(self, correlation_id: bytes) -> Posting | None:
         """Return the rows of that correlation: those that name it, and the event whose id it is."""
+        if self._posted > self._named:
+            self._guarded(self._name, self._posted)
         first, repeats = self._ids.get(correlation_id), self._repeats.get(correlation_id, ())
         own = [] if first is None else [first, *repeats]
         own = [row for row in own if self.link(row)[0] is None]
@@ -311,6 +359,7 @@ class Tail(TailRows):
         return [] if found is None else found.rows
 
     def _newest(self, entity: str, bound: int, unwanted: int) -> int | None:
+        self.post(bound)
         rows = self._rows(entity)
         for at in range(rows_below(rows, bound) - 1, -1, -1):
             if not self.facts(rows[at])[-1] & unwanted:

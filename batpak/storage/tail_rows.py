@@ -5,7 +5,19 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from batpak.storage.row import FACTS, FACTS_OFFSET, LINKED, NO_LINK, ROW, ROW_BYTES, IdSpan, Link, Record, record_of
+from batpak.storage.row import (
+    BITS_OFFSET,
+    FACTS,
+    FACTS_OFFSET,
+    LINKED,
+    NO_LINK,
+    ROW,
+    ROW_BYTES,
+    IdSpan,
+    Link,
+    Record,
+    record_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +102,7 @@ class TailRows:
     def record(self, row: int) -> Record:
         """Return all facts of one row, its hash too."""
         facts = ROW.unpack_from(self._chunks[row >> CHUNK_SHIFT], (row & CHUNK_MASK) * ROW_BYTES)
-        link = self.link(row) if facts[-1] & LINKED else NO_LINK
+        link = self._links[row] if facts[-1] & LINKED else NO_LINK
         names = self._entities[facts[6]].name, self._scopes[facts[7]].name
         return record_of(facts, names, link, self.event_hash(row))
 
@@ -124,7 +136,8 @@ class TailRows:
 
     def link(self, row: int) -> Link:
         """Return the correlation and causation of a row, as far as it has them."""
-        return self._links.get(row, NO_LINK)
+        at = (row & CHUNK_MASK) * ROW_BYTES + BITS_OFFSET
+        return self._links[row] if self._chunks[row >> CHUNK_SHIFT][at] & LINKED else NO_LINK
 
     def correlation(self, row: int) -> bytes:
         """Return the correlation of a row, its own id where it has no other."""

@@ -23,13 +23,13 @@ BEFORE_ALL: Final = -1
 class View:
     """A consistent look at the whole index."""
 
-    __slots__ = ("_last", "bound", "parts")
+    __slots__ = ("bound", "last", "parts")
 
     def __init__(self, parts: tuple[Part, ...], bound: int, last: int | None = None) -> None:
         """Show *parts*, of the last one only *bound* rows; *last* is the highest visible sequence, if it is known."""
         self.parts = parts
         self.bound = bound
-        self._last = last
+        self.last = last
 
     def rows(self, part: Part) -> int:
         """How many rows of *part* are visible."""
@@ -41,9 +41,9 @@ class View:
 
     def last_sequence(self) -> int:
         """The highest visible global sequence; -1 where there is none."""
-        last = self._last
+        last = self.last
         if last is None:
-            last = self._last = self._find_last()
+            last = self.last = self._find_last()
         return last
 
     def _find_last(self) -> int:

@@ -30,7 +30,6 @@ from batpak.actors.mailbox import Envelope, Mailbox
 from batpak.actors.writer import Writer
 from batpak.living import OPEN
 from batpak.log import Log
-from batpak.storage.tail import Tail
 from batpak.store import Store
 from tests.interrupts import test_actor_loop as loop
 from tests.interrupts import test_each_bytecode as each
@@ -291,7 +290,7 @@ VARIANTS = {
     ),
     "acquire and release the turn by hand": Variant(
         Driver,
-        "ask",
+        "_assist",
         (
             (lines("with self.turn:", indent=12), lines("self.turn.acquire()", "if True:", indent=12)),
             (
@@ -299,12 +298,14 @@ VARIANTS = {
                 lines("self.owner = 0", "self.turn.release()", indent=20),
             ),
         ),
-        strike_within("single", "ask"),
+        strike_within("single", "_assist"),
     ),
     "owner = get_ident() within the turn": Variant(
-        Driver, "ask", (("self.owner = me", "self.owner = get_ident()"),), append_in_handlers("single", "ask")
+        Driver, "_assist", (("self.owner = me", "self.owner = get_ident()"),), append_in_handlers("single", "_assist")
     ),
-    "owner never stored": Variant(Driver, "ask", (("self.owner = me", "pass"),), append_in_handlers("single", "ask")),
+    "owner never stored": Variant(
+        Driver, "_assist", (("self.owner = me", "pass"),), append_in_handlers("single", "_assist")
+    ),
     "the guard's owner never stored": Variant(
         Driver, "_enqueue", (("mailbox.guard_owner = me", "pass"),), append_in_handlers("queued single", "_enqueue")
     ),
@@ -315,7 +316,7 @@ VARIANTS = {
         append_in_handlers("durable", "cover"),
     ),
     "nothing rung for after an interrupted turn": Variant(
-        Driver, "ask", (("self.wake()", "pass"),), strike_call("single")
+        Driver, "_assist", (("self.wake()", "pass"),), strike_call("single")
     ),
     "the thread does not look for a mark": Variant(
         Driver, "_step", ((" or self._was_cut_short()", ""),), strike_call("single")
@@ -337,11 +338,11 @@ VARIANTS = {
         "_publish",
         (
             (
-                lines("self._index.ask(Publish(events))"),
+                lines("self._index.pass_on(Publish(events))"),
                 lines(
                     "self.journal.advance(end, events[-1].global_sequence + 1)",
                     "self.mark = None",
-                    "self._index.ask(Publish(events))",
+                    "self._index.pass_on(Publish(events))",
                 ),
             ),
         ),
@@ -359,9 +360,6 @@ VARIANTS = {
         ),
         stop_short,
     ),
-    "publish without taking back half a put": Variant(
-        Index, "_publish", (("if self._half_put:", "if False:"),), strike_within("batch", "put", 3)
-    ),
     "show rows, then put them": Variant(
         Index,
         "_publish",
@@ -372,22 +370,6 @@ VARIANTS = {
             ),
         ),
         strike_within("batch", "_publish", 3),
-    ),
-    "a put that counts its row last": Variant(
-        Tail,
-        "put",
-        (
-            (lines("self._count = row + 1"), ""),
-            (
-                lines("if linked:", "    self._link(row, record.correlation_id, record.causation_id)"),
-                lines(
-                    "if linked:",
-                    "    self._link(row, record.correlation_id, record.causation_id)",
-                    "self._count = row + 1",
-                ),
-            ),
-        ),
-        strike_within("batch", "put"),
     ),
     "an answer that tolerates no second one": Variant(
         Envelope,

@@ -195,7 +195,8 @@ def check_part(part: Part, model: Model, bound: int) -> None:
     """Compare every answer that does not depend on a region."""
     assert part.first_sequence == model.records[0].global_sequence
     assert part.last_sequence == model.records[-1].global_sequence
-    assert part.min_wall == min(record.wall_ms for record in model.records)
+    least = min(record.wall_ms for record in model.records)
+    assert part.min_wall == (0 if isinstance(part, Tail) else least)
     for row in range(bound):
         assert same_record(part, row, model.record(row))
     for after in range(-1, 32):
