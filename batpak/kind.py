@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar, Final
 
@@ -42,6 +42,10 @@ class EventKind:
 
     category: int
     type_id: int
+    value: int = field(init=False, compare=False)
+    """The kind as one 16-bit number, the category in the highest 4."""
+    is_reserved: bool = field(init=False, compare=False)
+    """Whether public writes refuse the kind."""
 
     DATA: ClassVar[EventKind]
     """The kind for data that needs no kind of its own, 0x1000."""
@@ -50,17 +54,14 @@ class EventKind:
         """Refuse what does not fit 4 and 12 bits."""
         _check("category", self.category, MAX_CATEGORY)
         _check("type_id", self.type_id, MAX_TYPE_ID)
+        object.__setattr__(self, "value", self.category << 12 | self.type_id)
+        object.__setattr__(self, "is_reserved", self.category in (SYSTEM_CATEGORY, EFFECT_CATEGORY))
 
     @classmethod
     def from_value(cls, value: int) -> EventKind:
         """Give the kind whose 16-bit number is *value*; `InvalidKindError` outside 0 to 0xFFFF."""
         _check("value", value, MAX_KIND_VALUE)
         return _from_value(value)
-
-    @property
-    def value(self) -> int:
-        """The kind as one 16-bit number, the category in the highest 4."""
-        return self.category << 12 | self.type_id
 
     @property
     def is_system(self) -> bool:
@@ -71,11 +72,6 @@ class EventKind:
     def is_effect(self) -> bool:
         """Whether the kind is of category 0xD, which is kept for control signals."""
         return self.category == EFFECT_CATEGORY
-
-    @property
-    def is_reserved(self) -> bool:
-        """Whether public writes refuse the kind."""
-        return self.category in (SYSTEM_CATEGORY, EFFECT_CATEGORY)
 
     def __str__(self) -> str:
         """Give the number as four hexadecimal digits, such as 0x1001."""

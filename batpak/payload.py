@@ -37,7 +37,7 @@ _HIGHEST_INT: Final = 2**64 - 1
 _EXPECTED: Final = "None, bool, int, float, str, bytes, list, dict or a datetime with a zone"
 _LONGEST_NAME: Final = 40
 _DEEPEST_WALK: Final = 1023  # lists and dicts around one value: what msgpack can both pack and unpack
-_KEPT_BYTES: Final = 1_048_576
+KEPT_BYTES: Final = 1_048_576
 
 # A packer belongs to one call at a time, and packing may run a datetime's zone, which is anybody's code: so each call
 # takes one out. What a failed or an interrupted call had taken is dropped, for its buffer may hold half of what it
@@ -52,25 +52,20 @@ def encode_payload(value: Payload) -> bytes:
     datetime without a zone, a lone surrogate, and nesting deeper than about a thousand levels.
     """
     try:
+        try:
+            packer = _packers.pop()
+        except IndexError:
+            packer = msgpack.Packer(datetime=True)
         # Inside a list of one: msgpack packs one level more than it unpacks. The list is the first byte.
-        return pack((value,))[1:]
+        packed: bytes = packer.pack((value,))
+        if len(packed) <= KEPT_BYTES:
+            _packers.append(packer)
+        return packed[1:]
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001, S110 (any class, from a zone's own code; chained, it would show values)
         pass
     raise PayloadError(_find_fault(value))
-
-
-def pack(value: object) -> bytes:
-    """Pack *value* with a packer that nobody else uses; raises whatever msgpack does, a `MemoryError` too."""
-    try:
-        packer = _packers.pop()
-    except IndexError:
-        packer = msgpack.Packer(datetime=True)
-    packed: bytes = packer.pack(value)
-    if len(packed) <= _KEPT_BYTES:
-        _packers.append(packer)
-    return packed
 
 
 def decode_payload(raw: bytes) -> Payload:

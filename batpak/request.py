@@ -74,8 +74,12 @@ class Requests:
         correlation_id: UUID | None,
         causation_id: UUID | None,
         flags: EventFlags,
+        now_us: int | None = None,
     ) -> Append:
-        """Return the command that appends one event; `InvalidRequestError` says which argument is wrong."""
+        """Return the command that appends one event; `InvalidRequestError` says which argument is wrong.
+
+        The clock is read if *now_us* is not given.
+        """
         if type(coordinate) is not Coordinate:
             raise _wrong("coordinate", coordinate, "Coordinate")
         if type(kind) is not EventKind:
@@ -85,12 +89,16 @@ class Requests:
         raw = encode_payload(payload)
         if len(raw) > self._max_payload_bytes:
             raise TooLargeError("payload", len(raw), self._max_payload_bytes)
+        if now_us is None:
+            now_us = self._clock.now_us()
+            if not 0 <= now_us < MAX_TIMESTAMP_US:
+                raise _no_time(now_us)
         return Append(
             coordinate.entity,
             coordinate.scope,
             kind.value,
             raw,
-            self.now_us(),
+            now_us,
             None if expected_sequence is None else _expected(expected_sequence),
             None if idempotency_key is None else _key(idempotency_key),
             None if correlation_id is None else _id("correlation_id", correlation_id),
@@ -108,11 +116,10 @@ class Requests:
         size = 0
         for index, item in enumerate(items):
             try:
-                command = self._item(item, index)
+                command = self._item(item, index, now_us)
             except InvalidRequestError as error:
                 error.item_index = index
                 raise
-            command.timestamp_us = now_us  # type: ignore[misc] # one reading for all, before anybody sees the command
             commands.append(command)
             size += len(command.payload)
         if size > self._config.max_batch_bytes:
@@ -130,10 +137,10 @@ class Requests:
         """Read the clock; a time that no id can hold is refused."""
         now_us = self._clock.now_us()
         if not 0 <= now_us < MAX_TIMESTAMP_US:
-            raise InvalidRequestError(f"clock: found {now_us} us since 1970, expected 0 to {MAX_TIMESTAMP_US - 1}")
+            raise _no_time(now_us)
         return now_us
 
-    def _item(self, item: NewEvent, index: int) -> Append:
+    def _item(self, item: NewEvent, index: int, now_us: int) -> Append:
         """Return the command of one item of a batch."""
         if not isinstance(item, NewEvent):
             raise _wrong("item", item, "NewEvent")
@@ -151,8 +158,10 @@ class Requests:
             item.correlation_id,
             item.causation_id,
             item.flags,
+            now_us,
         )
-        command.caused_by = caused_by  # type: ignore[misc] # not yet anybody else's
+        if caused_by is not None:
+            command.caused_by = caused_by  # type: ignore[misc] # not yet anybody else's
         return command
 
 
@@ -300,6 +309,11 @@ def _flags(found: object) -> int:
 def _shown(found: object) -> str:
     """Return a number, and of everything else the type: a payload passed by mistake stays out of messages."""
     return str(found) if type(found) in {int, float} else type(found).__name__
+
+
+def _no_time(now_us: int) -> InvalidRequestError:
+    """Return the refusal of what the clock says."""
+    return InvalidRequestError(f"clock: found {now_us} us since 1970, expected 0 to {MAX_TIMESTAMP_US - 1}")
 
 
 def _wrong(name: str, found: object, expected: str) -> InvalidRequestError:

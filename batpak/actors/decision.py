@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 from uuid import UUID
 
+import msgpack
 from blake3 import blake3
 
 from batpak.actors.actor import Failure
@@ -21,7 +22,7 @@ from batpak.errors import (
 )
 from batpak.event import MAX_SEQUENCE, NO_STREAM
 from batpak.kind import SYSTEM_KINDS
-from batpak.payload import pack
+from batpak.payload import KEPT_BYTES
 from batpak.receipt import NO_SEQUENCE, Receipt, written_receipt
 from batpak.storage import format1, format2
 from batpak.storage.frame import Frame
@@ -52,21 +53,23 @@ class Durable(Protocol):
 
 
 class Standing:
-    """What the next event builds on: newest events, recent keys, the next place.
+    """What the next event builds on: newest events, the next place, the next id.
 
-    *heads* and *keys* hold what was used last; the rest is found through the index's view.
+    *heads* hold what was used last; the rest is found through the index's view. *read_frame* reads a stored event back.
     """
 
     __slots__ = (
+        "bits",
         "evicted",
         "format",
         "gate",
         "heads",
-        "keys",
+        "ids",
         "last_hash",
         "max_heads",
-        "max_keys",
         "next_sequence",
+        "packer",
+        "read_frame",
         "told",
         "view",
     )
@@ -80,7 +83,8 @@ class Standing:
         last_hash: bytes,
         evicted: dict[bytes, IdempotencyEntry],
         max_heads: int,
-        max_keys: int,
+        ids: IdGenerator,
+        read_frame: Callable[[Record], Frame],
     ) -> None:
         """Build on what *view* shows; *evicted* are keys of the original whose events are gone."""
         self.view = view
@@ -89,9 +93,11 @@ class Standing:
         self.last_hash = last_hash
         self.evicted = evicted
         self.max_heads = max_heads
-        self.max_keys = max_keys
+        self.ids = ids
+        self.read_frame = read_frame
+        self.bits = FOREIGN if segment_format == format1.VERSION else 0
         self.heads: dict[str, Newest] = {}
-        self.keys: dict[bytes, tuple[Receipt, bytes]] = {}
+        self.packer: msgpack.Packer | None = None
         self.gate: Durable | None = None
         self.told: DurableTag | None = None
 
@@ -102,15 +108,11 @@ class Standing:
 
     def take(self, decision: Decision, records: Sequence[Record]) -> None:
         """Build on *records* from now on; they have been published. Doing it twice changes nothing."""
-        if len(self.heads) > self.max_heads:
-            self.heads = {}
-        if len(self.keys) > self.max_keys:
-            self.keys = {}
-        heads, keys = self.heads, decision.keys
+        heads = self.heads
+        if len(heads) > self.max_heads:
+            self.heads = heads = {}
         for record in records:
             heads[record.entity] = Head(record.sequence, record.wall_ms, record.event_hash, record.global_sequence)
-            if keys and record.event_id in keys:
-                self.keys[record.event_id] = keys[record.event_id]
         self.told = decision.tag
         self.last_hash = records[-1].event_hash
         self.next_sequence = records[-1].global_sequence + 1
@@ -121,14 +123,11 @@ class Decision:
 
     __slots__ = (
         "_heads",
-        "_ids",
         "_next",
-        "_read_frame",
         "_standing",
         "bodies",
         "bytes_needed",
         "created_us",
-        "first_sequence",
         "has_markers",
         "keys",
         "records",
@@ -136,16 +135,13 @@ class Decision:
     )
     # bodies and records stand side by side; a marker of format 1 is a body without a record.
 
-    def __init__(self, standing: Standing, ids: IdGenerator, read_frame: Callable[[Record], Frame]) -> None:
-        """Decide on top of *standing*; *read_frame* reads a stored event back."""
+    def __init__(self, standing: Standing) -> None:
+        """Decide on top of *standing*."""
         self._standing = standing
-        self._ids = ids
-        self._read_frame = read_frame
-        self._heads: dict[str, Newest] = {}
+        self._heads: dict[str, Record] = {}
         self._next = standing.next_sequence
-        self.first_sequence = standing.next_sequence
         self.tag = None if standing.gate is None else standing.gate.tag
-        self.keys: dict[bytes, tuple[Receipt, bytes]] = {}
+        self.keys: dict[bytes, tuple[Receipt, Append]] = {}
         self.bodies: list[bytes] = []
         self.records: list[Record | None] = []
         self.has_markers = False
@@ -215,10 +211,10 @@ class Decision:
 
     def _known(self, key: bytes, command: Append) -> Receipt | None:
         """Return the receipt that *key* was first answered with, as a duplicate; another content is a conflict."""
-        recent = self.keys.get(key) or self._standing.keys.get(key)
+        recent = self.keys.get(key)
         if recent is not None:
-            receipt, content = recent
-            if content != _content(command):
+            receipt, first = recent
+            if _content(first) != _content(command):
                 raise IdempotencyConflictError(UUID(bytes=key), "the first event with this key has another content")
             return Receipt(
                 receipt.event_id,
@@ -233,13 +229,8 @@ class Decision:
             return self._evicted(key, command)
         if not record.bits & (KEY | FOREIGN):
             raise IdempotencyConflictError(UUID(bytes=key), "it is the id of an event that was appended without a key")
-        frame = self._read_frame(record)
-        if (record.entity, record.scope, record.kind, frame.payload) != (
-            command.entity,
-            command.scope,
-            command.kind,
-            command.payload,
-        ):
+        frame = self._standing.read_frame(record)
+        if (record.entity, record.scope, record.kind, frame.payload) != _content(command):
             raise IdempotencyConflictError(UUID(bytes=key), "the first event with this key has another content")
         event_id = UUID(bytes=record.event_id)
         return Receipt(
@@ -264,91 +255,93 @@ class Decision:
 
     def _place(self, command: Append, remaining: int, causation: bytes | None) -> Receipt:
         """Give one event its place, its links and its bytes."""
-        head = self._heads.get(command.entity) or self._standing.head(command.entity)
-        actual = NO_STREAM if head is None else head.sequence
-        if command.expected_sequence is not None and command.expected_sequence != actual:
-            raise SequenceConflictError(command.entity, command.expected_sequence, actual)
-        if actual >= MAX_SEQUENCE:
-            raise TooLargeError("sequence of the entity", actual + 1, MAX_SEQUENCE)
-        record = self._record(command, head, causation)
-        previous = None if head is None else head.event_hash
-        if self._standing.format == format2.VERSION:
-            body = self._body(record, command, remaining, previous)
-            record.event_hash = event_hash = format2.event_hash(body)
-        else:
-            record.event_hash = event_hash = format1.event_hash(command.payload)
-            body = format1.encode_body(_frame(record, command, previous))
-        receipt = written_receipt(record.event_id, record.global_sequence, record.sequence, event_hash)
-        self.created_us = self.created_us or command.timestamp_us
-        if command.key is not None:
-            self.keys[command.key] = (receipt, _content(command))
-        self.bytes_needed += FRAME_OVERHEAD + len(body)
-        self.bodies.append(body)
-        self.records.append(record)
-        self._heads[command.entity] = record
-        self._next += 1
-        return receipt
-
-    def _record(self, command: Append, head: Newest | None, causation: bytes | None) -> Record:
-        """Return what the index will know, all but the hash; where the frame lies is filled in when that is known."""
-        wall_ms = command.timestamp_us // 1000
-        key = command.key
-        event_id = self._ids.next(wall_ms) if key is None else key
-        bits = 0 if key is None else KEY
-        if self._standing.format == format1.VERSION:
-            bits |= FOREIGN
-        if command.kind in SYSTEM_KINDS:
+        standing, entity, key, timestamp_us = self._standing, command.entity, command.key, command.timestamp_us
+        head = self._heads.get(entity) or standing.heads.get(entity) or standing.view().head(entity)
+        newest, previous = (NO_STREAM, None) if head is None else (head.sequence, head.event_hash)
+        if command.expected_sequence is not None and command.expected_sequence != newest:
+            raise SequenceConflictError(entity, command.expected_sequence, newest)
+        if newest >= MAX_SEQUENCE:
+            raise TooLargeError("sequence of the entity", newest + 1, MAX_SEQUENCE)
+        clock_ms = timestamp_us // 1000
+        event_id = standing.ids.next(clock_ms) if key is None else key
+        wall_ms = clock_ms if head is None or head.wall_ms <= clock_ms else head.wall_ms
+        correlation_id = None if command.correlation_id == event_id else command.correlation_id
+        place, sequence, kind, flags = self._next, newest + 1, command.kind, command.flags
+        bits = standing.bits if key is None else standing.bits | KEY
+        if kind in SYSTEM_KINDS:
             bits |= SYSTEM
-        sequence = 0
-        if head is not None:
-            sequence = head.sequence + 1
-            wall_ms = max(wall_ms, head.wall_ms)
-        return Record(
+        scope = command.scope
+        record = Record(
             event_id,
-            self._next,
+            place,
             wall_ms,
             0,
             0,
             0,
-            command.entity,
-            command.scope,
+            entity,
+            scope,
             sequence,
-            command.kind,
+            kind,
             0,
-            command.flags,
+            flags,
             bits,
-            None if command.correlation_id == event_id else command.correlation_id,
+            correlation_id,
             causation,
             b"",
         )
+        if standing.format == format2.VERSION:
+            body = self._body(record, command, remaining, previous)
+            event_hash = blake3(body).digest()
+        else:
+            event_hash = format1.event_hash(command.payload)
+            body = format1.encode_body(_frame(record, command, previous, event_hash))
+        record.event_hash = event_hash
+        if not self.bytes_needed:
+            self.created_us = timestamp_us
+        self.bytes_needed += FRAME_OVERHEAD + len(body)
+        self.bodies.append(body)
+        self.records.append(record)
+        self._heads[entity] = record
+        self._next = place + 1
+        receipt = written_receipt(event_id, place, sequence, event_hash)
+        if key is not None:
+            self.keys[key] = receipt, command
+        return receipt
 
     def _body(self, record: Record, command: Append, remaining: int, previous: bytes | None) -> bytes:
         """Return the body of one event in format 2."""
+        standing, timestamp_us, flags = self._standing, command.timestamp_us, record.flags
         extensions = _EMPTY
         tag = self.tag
-        if tag is not None and not self.bodies and tag != self._standing.told:
+        if tag is not None and not self.bodies and tag != standing.told:
             extensions = {"durable": list(tag)}  # in the first frame after it has moved
-        if record.wall_ms != command.timestamp_us // 1000:
+        if record.wall_ms != timestamp_us // 1000:
             extensions = extensions | {"wall_ms": record.wall_ms}
-        return pack(  # the fifteen fields of storage/format2.py
-            (
-                record.event_id,
-                record.global_sequence,
-                remaining,
-                record.kind,
-                record.entity,
-                record.scope,
-                record.sequence,
-                command.timestamp_us,
-                previous,
-                record.correlation_id,
-                record.causation_id,
-                record.flags if command.key is None else record.flags | format2.KEY_BIT,
-                0,
-                command.payload,
-                extensions,
-            )
+        if record.bits & KEY:
+            flags |= format2.KEY_BIT
+        fields = (  # the fifteen of storage/format2.py
+            record.event_id,
+            record.global_sequence,
+            remaining,
+            record.kind,
+            record.entity,
+            record.scope,
+            record.sequence,
+            timestamp_us,
+            previous,
+            record.correlation_id,
+            record.causation_id,
+            flags,
+            0,
+            command.payload,
+            extensions,
         )
+        # Taken out meanwhile: the buffer of one that failed may hold half of what it packed.
+        packer, standing.packer = standing.packer or msgpack.Packer(), None
+        body: bytes = packer.pack(fields)
+        if len(body) <= KEPT_BYTES:
+            standing.packer = packer
+        return body
 
     def _begin_or_commit(self, marker: Frame) -> None:
         """Put a marker around the items of a batch, where the format has markers."""
@@ -360,7 +353,7 @@ class Decision:
             self.bytes_needed += FRAME_OVERHEAD + len(body)
 
 
-def _frame(record: Record, command: Append, previous: bytes | None) -> Frame:
+def _frame(record: Record, command: Append, previous: bytes | None, event_hash: bytes) -> Frame:
     """Return the frame of one event in format 1."""
     return Frame(
         record.event_id,
@@ -379,10 +372,10 @@ def _frame(record: Record, command: Append, previous: bytes | None) -> Frame:
         command.key is not None,
         0,
         command.payload,
-        event_hash=record.event_hash,
+        event_hash=event_hash,
     )
 
 
-def _content(command: Append) -> bytes:
-    """Return a digest of what a retry has to repeat: coordinate, kind and payload."""
-    return blake3(f"{command.entity}\0{command.scope}\0{command.kind}\0".encode() + command.payload).digest()
+def _content(command: Append) -> tuple[object, ...]:
+    """Return what a retry has to repeat."""
+    return command.entity, command.scope, command.kind, command.payload

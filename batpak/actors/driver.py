@@ -39,6 +39,8 @@ BACKSTOP_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 0.02
 """How long an actor's thread rests after an error of which commands still wait for their answer."""
 
+_NOT_TAKEN: Final = object()
+"""In the place of an outcome: the turn was not for the taking."""
 _EXPECTED: Final = (BatpakError, OSError, MemoryError, RunError)
 """What a turn may raise without the actor being at fault."""
 
@@ -102,24 +104,8 @@ class Driver(Generic[CommandT]):
         if not self._assisted or self.mailbox.items or self.turn.locked():
             return self._queue(command, me, max_wait_seconds)  # type: ignore[no-any-return]
         started = self._clock.monotonic()
-        try:
-            spare = (me, me, me)
-            with self.turn:
-                self.owner = me
-                try:
-                    # Looked at again under the turn: a command that lay here before us goes first.
-                    if not self.mailbox.items and not self.mailbox.closed:
-                        outcome = self._assist(command)
-                        taken = True
-                    else:
-                        outcome, taken = None, False
-                finally:
-                    self.owner = 0
-                    del spare
-        except BaseException:
-            self.wake()  # whoever comes next finds the mark; if nobody comes, the actor's thread does
-            raise
-        if not taken:
+        outcome = self._assist(command, me)
+        if outcome is _NOT_TAKEN:
             return self._queue(command, me, max_wait_seconds)  # type: ignore[no-any-return]
         seconds = self._clock.monotonic() - started
         if self.actor.lines:
@@ -131,6 +117,22 @@ class Driver(Generic[CommandT]):
         if type(outcome) is Failure:
             raise outcome.error
         return outcome  # type: ignore[no-any-return]
+
+    def pass_on(self, command: Command[ReplyT]) -> ReplyT:
+        """`ask` from within a turn of an actor that may wait for this one: what that ask has checked holds here too.
+
+        The time that it takes counts as that turn's.
+        """
+        if self._assisted and self._log.level > DEBUG and not self.mailbox.items and not self.turn.locked():
+            outcome = self._assist(command, get_ident())
+            if outcome is not _NOT_TAKEN:
+                self.handled += 1
+                if self.actor.lines:
+                    self.tell_lines()
+                if type(outcome) is Failure:
+                    raise outcome.error
+                return outcome  # type: ignore[no-any-return]
+        return self.ask(command)
 
     @property
     def is_free(self) -> bool:
@@ -348,17 +350,34 @@ class Driver(Generic[CommandT]):
 
     # Turns -------------------------------------------------------------------------------------------------------
 
-    def _assist(self, command: Any) -> Any:  # noqa: ANN401 - a cast would be a call more
-        """Run *command* in the caller's turn; an error is repaired at once, and what is in the file counts."""
+    def _assist(self, command: Any, me: int) -> Any:  # noqa: ANN401 - a cast would be a call more
+        """Run *command* in the caller's turn, unless one lay in the mailbox before it: that one goes first.
+
+        An error is repaired at once, and what is in the file counts.
+        """
         actor = self.actor
-        if actor.mark is not None:
-            self._repair()
         try:
-            outcome = actor.handle(command)
-        except Exception as error:  # noqa: BLE001 - handed over as the outcome, after the repair
-            outcome = self._failed(error, 1)[0]
-        actor.mark = None
-        return outcome
+            spare = (me, me, me)
+            with self.turn:
+                self.owner = me
+                try:
+                    # Looked at again under the turn: a command that lay here before us goes first.
+                    if self.mailbox.items or self.mailbox.closed:
+                        return _NOT_TAKEN
+                    if actor.mark is not None:
+                        self._repair()
+                    try:
+                        outcome = actor.handle(command)
+                    except Exception as error:  # noqa: BLE001 - handed over as the outcome, after the repair
+                        outcome = self._failed(error, 1)[0]
+                    actor.mark = None
+                    return outcome
+                finally:
+                    self.owner = 0
+                    del spare
+        except BaseException:
+            self.wake()  # whoever comes next finds the mark; if nobody comes, the actor's thread does
+            raise
 
     def _take_turn(self) -> None:
         """Answer a batch of what is queued, in one turn."""

@@ -79,7 +79,6 @@ class Gate:
         self.durable = 0
         self.tag: tuple[int, int, int] | None = None
         self.failed_syncs: FailedSyncs = []
-        self._poison: BaseException | None = None
         self.dirty = False
         self.since = 0.0
         self.syncs = 0
@@ -112,9 +111,7 @@ class Gate:
     @property
     def poison(self) -> BaseException | None:
         """Why nothing becomes durable any more: a sync has failed, and what the next one says is not to be believed."""
-        if self._poison is None and self.failed_syncs:
-            self._poison = self.failed_syncs[0]
-        return self._poison
+        return self.failed_syncs[0] if self.failed_syncs else None
 
     def keep_identity(self) -> None:
         """Return when a power cut cannot take the store's id any more, so that what names it stays this store's.
@@ -164,7 +161,7 @@ class Gate:
                 try:
                     written.file.sync_data()
                 except OSError as error:
-                    self._poison = error
+                    self.failed_syncs.append(error)
                     raise WriterFailedError(f"fsync failed: {error.strerror}") from error
             self.syncs += 1
             self._remember(written)

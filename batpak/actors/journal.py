@@ -109,8 +109,12 @@ class Journal:
 
     def read_frame(self, record: Record) -> Frame:
         """Return a stored event, checked and decoded."""
-        body = self._pool.load([(record.segment, record.offset, record.length)])[0]
-        return self._catalog.meta(record.segment).decode(body)
+        meta = self._catalog.meta(record.segment)
+        try:
+            body = self._pool.load([(record.segment, record.offset, record.length)])[0]
+        except OSError as error:
+            raise StorageError("read", meta.name, error.errno) from error
+        return meta.decode(body)
 
     def make_room(self, needed: int, first_sequence: int, last_hash: bytes, created_us: int) -> None:
         """Make sure that *needed* bytes can go behind the end: begin a segment, rotate, preallocate."""
@@ -136,7 +140,8 @@ class Journal:
 
     def write(self, data: bytes, start: int) -> None:
         """Write *data* at *start*, whole or with a typed error."""
-        file = self._file()
+        file = self.written.file
+        assert file is not None, "make_room comes before the first write"
         try:
             done = file.pwrite(data, start)
             while done < len(data):

@@ -14,7 +14,7 @@ from batpak.actors.gate import Gate
 from batpak.actors.index import Index
 from batpak.actors.journal import Journal
 from batpak.actors.reader import Reader
-from batpak.actors.writer import MAX_HEADS, MAX_KEYS, Writer
+from batpak.actors.writer import MAX_HEADS, Writer
 from batpak.errors import ActorFailedError, InvalidConfigError, StorageError
 from batpak.ids import IdGenerator
 from batpak.log import Log
@@ -127,14 +127,15 @@ class System:
             last_hash=state.last_hash,
             evicted=found.evicted,
             max_heads=MAX_HEADS,
-            max_keys=MAX_KEYS,
+            ids=IdGenerator(_random_bytes, above=state.newest_id or None),
+            read_frame=journal.read_frame,
         )
-        ids = IdGenerator(_random_bytes, above=state.newest_id or None)
-        self.writer = Writer(journal, self.index_driver, standing, ids, config, self.clock, self.log)
+        self.writer = Writer(journal, self.index_driver, standing, config, self.clock, self.log)
         self.writer_driver: Driver[WriterCommand] = self._driver_of.make(self.writer, config, self.log)
         self.gate = self._make_gate(journal, found)
         journal.gate = self.writer.gate = self.gate
         standing.gate = self.gate
+        self.writer.failed_syncs = self.gate.failed_syncs
         self.gate.on_durable = lambda: self.index.announcer.tell(MORE_DURABLE)
         self.index.cover = self.gate.cover
         self.index.driver = self.index_driver

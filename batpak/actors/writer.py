@@ -27,16 +27,15 @@ if TYPE_CHECKING:
     from batpak.actors.messages import IndexCommand
     from batpak.clock import Clock
     from batpak.config import StoreConfig
-    from batpak.ids import IdGenerator
     from batpak.log import Log
     from batpak.storage.row import Record
+    from batpak.storage.seam import FailedSyncs
+    from batpak.storage.segment import SegmentMeta
 
 MAX_HEADS: Final = 65_536
 """How many entities' newest events stay in memory; the others are found in the index."""
 MAX_TURN_BYTES: Final = 16 * 1024 * 1024
 """A turn that has so much to write leaves the commands behind it to the next: nobody waits for a write without end."""
-MAX_KEYS: Final = 16_384
-"""How many recently used keys stay in memory; the others are found in the index."""
 
 
 @dataclass(slots=True)
@@ -72,7 +71,6 @@ class Writer(Actor[WriterCommand]):
         journal: Journal,
         index: Driver[IndexCommand],
         standing: Standing,
-        ids: IdGenerator,
         config: StoreConfig,
         clock: Clock,
         log: Log,
@@ -83,8 +81,8 @@ class Writer(Actor[WriterCommand]):
         self.journal = journal
         self.standing = standing
         self.gate: Gate | None = None
+        self.failed_syncs: FailedSyncs = []
         self._index = index
-        self._ids = ids
         self._config = config
         self._clock = clock
         self._log = log
@@ -101,8 +99,9 @@ class Writer(Actor[WriterCommand]):
         if type(command) is not Append:
             outcome = self.turn((command,))[0]
         else:  # what most turns are
-            self.require_sound()
-            decision = Decision(self.standing, self._ids, self.journal.read_frame)
+            if self._failed is not None or self.failed_syncs:
+                self.require_sound()
+            decision = Decision(self.standing)
             outcome = decision.append(command)
             if decision.bodies:
                 self._write(decision, [Unit(outcome, 1)], [None])
@@ -113,7 +112,7 @@ class Writer(Actor[WriterCommand]):
     def turn(self, commands: Sequence[WriterCommand]) -> list[object]:
         """Decide commands, write once, publish once; an outcome each, for as many as one write should take."""
         self.require_sound()
-        decision = Decision(self.standing, self._ids, self.journal.read_frame)
+        decision = Decision(self.standing)
         units: list[Unit] = []
         shape: list[int | None] = []
         for command in commands:
@@ -142,29 +141,18 @@ class Writer(Actor[WriterCommand]):
 
     def _write(self, decision: Decision, units: list[Unit], shape: list[int | None]) -> None:
         """Write what was decided, publish it, and let later decisions build on it."""
-        journal = self.journal
-        journal.make_room(decision.bytes_needed, decision.first_sequence, self.standing.last_hash, decision.created_us)
-        meta, start = journal.meta, journal.end
-        offset = start
-        frames = []
-        offsets = [start]
-        for body, record in zip(decision.bodies, decision.records):  # noqa: B905 - a check of each pair, at each append
-            frame = frame_bytes(meta, body)
-            length = len(frame)
-            if record is not None:
-                record.segment, record.offset, record.length = meta.segment, offset, length
-            offset += length
-            offsets.append(offset)
-            frames.append(frame)
-        for unit in units:
-            unit.end = offsets[unit.count]
-        data = b"".join(frames)
+        journal, standing = self.journal, self.standing
+        journal.make_room(decision.bytes_needed, standing.next_sequence, standing.last_hash, decision.created_us)
+        written = journal.written
+        start, meta = written.offset, written.meta
+        assert meta is not None, "room has been made"
+        data = _frames(decision, units, meta, start)
         self.mark = Plan(start, data, decision, units, shape)
         journal.write(data, start)
-        self._publish(decision, decision.records, offset)
+        self._publish(decision, decision.records, start + len(data))
         if self._log.level <= DEBUG:
-            events = len(decision.records) - decision.records.count(None)
-            self.lines.append((DEBUG, "writer.commit", {"events": events, "bytes": len(data), "segment": meta.segment}))
+            segment, events = meta.segment, len(decision.records) - decision.records.count(None)
+            self.lines.append((DEBUG, "writer.commit", {"events": events, "bytes": len(data), "segment": segment}))
 
     def _publish(self, decision: Decision, records: Sequence[Record | None], end: int) -> None:
         """Move the journal's end behind *records*, then show them to readers: redo, never undo.
@@ -176,7 +164,7 @@ class Writer(Actor[WriterCommand]):
         if decision.has_markers:
             events = [record for record in records if record is not None]
         self.journal.advance(end, events[-1].global_sequence + 1)
-        self._index.ask(Publish(events))
+        self._index.pass_on(Publish(events))
         self.standing.take(decision, events)
 
     def repair(self) -> Sequence[object]:
@@ -236,6 +224,30 @@ class Writer(Actor[WriterCommand]):
         failure = self.failure
         if failure is not None:
             raise WriterFailedError(f"{type(failure).__name__}: {failure}") from failure
+
+
+def _frames(decision: Decision, units: list[Unit], meta: SegmentMeta, start: int) -> bytes:
+    """Return what goes to *start*; tell records and units where in the file they lie."""
+    if len(decision.bodies) == 1:  # what most turns write
+        frame, record = frame_bytes(meta, decision.bodies[0]), decision.records[0]
+        if record is not None:
+            record.segment, record.offset, record.length = meta.segment, start, len(frame)
+        for unit in units:
+            unit.end = start + len(frame) if unit.count else start
+        return frame
+    frames = []
+    offset, offsets = start, [start]
+    for body, record in zip(decision.bodies, decision.records):  # noqa: B905 - a check of each pair, at each append
+        frame = frame_bytes(meta, body)
+        length = len(frame)
+        if record is not None:
+            record.segment, record.offset, record.length = meta.segment, offset, length
+        offset += length
+        offsets.append(offset)
+        frames.append(frame)
+    for unit in units:
+        unit.end = offsets[unit.count]
+    return b"".join(frames)
 
 
 def _outcomes(units: list[Unit], shape: list[int | None]) -> list[object]:

@@ -32,7 +32,6 @@ import msgpack
 from blake3 import blake3
 from crc32c import crc32c
 
-from batpak.payload import pack
 from batpak.storage.frame import Frame, FrameError
 
 VERSION: Final = 2
@@ -65,7 +64,7 @@ def encode_body(frame: Frame) -> bytes:
         extensions = extensions | {"wall_ms": frame.wall_ms}
     if frame.lane or frame.depth:
         extensions = extensions | {"lane": frame.lane, "depth": frame.depth}
-    return pack(
+    body: bytes = msgpack.packb(
         (
             frame.event_id,
             frame.global_sequence,
@@ -84,6 +83,7 @@ def encode_body(frame: Frame) -> bytes:
             extensions,
         )
     )
+    return body
 
 
 def decode_body(body: bytes | memoryview) -> Frame:

@@ -22,28 +22,28 @@ busy threads the way back is a wait of up to a switch interval (5 ms). From here
 if sys.platform != "win32":
     import fcntl
 
-    def _bind(library: ctypes.CDLL, name: str, *types: type, result: type = ctypes.c_ssize_t) -> Callable[..., int]:
+    def _bind(library: ctypes.CDLL, name: str, result: type = ctypes.c_ssize_t) -> Callable[..., int]:
         # Where off_t may have 32 bits, glibc has the 64-bit call under a name of its own.
         function = getattr(library, name + "64", None) or getattr(library, name)
-        function.argtypes = types
+        # No types of arguments: to look them up takes a third of the time of a call. Bytes go as a pointer, numbers as
+        # an int of C, so whoever calls wraps an offset.
         function.restype = result
         return function  # type: ignore[no-any-return]
 
     # PyDLL keeps the interpreter lock during the call, see HELD_BYTES.
     _held = ctypes.PyDLL(None, use_errno=True)
-    _pread = _bind(_held, "pread", ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64)
-    _pwrite = _bind(_held, "pwrite", ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64)
+    _pread = _bind(_held, "pread")
+    _pwrite = _bind(_held, "pwrite")
 
 # Bytes to be filled, as C extensions make them; nobody else has seen them by then, and a copy is saved.
 _new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
-_new_bytes.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t)
 _new_bytes.restype = ctypes.py_object
 
 if sys.platform == "linux":
     _free = ctypes.CDLL(None, use_errno=True)
-    _fallocate = _bind(
-        _free, "fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, result=ctypes.c_int
-    )
+    _fallocate = _bind(_free, "fallocate", ctypes.c_int)
+
+_offset = ctypes.c_int64
 
 
 def _raise_unless_interrupted(name: str) -> None:
@@ -106,7 +106,7 @@ class RealReadFile:
             return os.pread(self._fd, length, offset)
         data: bytes = _new_bytes(None, length)
         try:
-            while (count := _pread(self._fd, data, length, offset)) < 0:
+            while (count := _pread(self._fd, data, length, _offset(offset))) < 0:
                 _raise_unless_interrupted(self._name)
         except ctypes.ArgumentError as error:  # what ctypes makes of a lack of memory
             raise MemoryError from error
@@ -162,7 +162,7 @@ class RealWriteFile(RealReadFile):
         if type(data) is not bytes:
             data = bytes(data)
         try:
-            while (count := _pwrite(self._fd, data, len(data), offset)) < 0:
+            while (count := _pwrite(self._fd, data, len(data), _offset(offset))) < 0:
                 _raise_unless_interrupted(self._name)
         except ctypes.ArgumentError as error:  # what ctypes makes of a lack of memory
             raise MemoryError from error
@@ -199,7 +199,7 @@ class RealWriteFile(RealReadFile):
             return False
         # Not posix_fallocate: where the file system refuses, glibc writes to every block instead.
         try:
-            while _fallocate(self._fd, 0, offset, length) < 0:
+            while _fallocate(self._fd, 0, _offset(offset), _offset(length)) < 0:
                 if ctypes.get_errno() in {errno.EOPNOTSUPP, errno.ENOSYS}:
                     return False
                 _raise_unless_interrupted(self._name)

@@ -364,7 +364,8 @@ def _header_part(file: ReadFile) -> bytes:
 
 def frame_bytes(meta: SegmentMeta, body: bytes) -> bytes:
     """Return the frame around *body*: length, checksum, body."""
-    return FRAME.pack(len(body), meta.checksum(body)) + body
+    crc = crc32c(body, meta.salt) if meta.version == format2.VERSION else zlib.crc32(body)
+    return FRAME.pack(len(body), crc) + body
 
 
 def _corrupt(name: str, offset: int, found: str, expected: str) -> CorruptStoreError:

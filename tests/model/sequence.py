@@ -31,7 +31,7 @@ def small() -> Iterator[None]:
             patch.multiple(opening, SPILL_EVENTS=24),
             patch.multiple(reading, FIRST_BLOCK=3, READ_AHEAD=5),
             patch.multiple(read_only, MAX_FROZEN_TAILS=1),
-            patch.multiple(system, MAX_HEADS=4, MAX_KEYS=4),
+            patch.multiple(system, MAX_HEADS=4),
             patch.multiple(journal, FIRST_STEP_BYTES=8192),
         ):
             stack.enter_context(patched)

@@ -305,7 +305,6 @@ def test_an_entity_that_left_the_writers_memory_goes_on_where_it_stood(
     monkeypatch: pytest.MonkeyPatch, config: StoreConfig
 ) -> None:
     monkeypatch.setattr("batpak.actors.system.MAX_HEADS", 2)
-    monkeypatch.setattr("batpak.actors.system.MAX_KEYS", 2)
     with Journal(config) as journal:
         for round_ in range(3):
             for number in range(7):

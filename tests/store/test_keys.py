@@ -158,7 +158,6 @@ def test_keys_are_known_wherever_the_index_holds_them(
 ) -> None:
     monkeypatch.setattr("batpak.actors.index.RUN_EVENTS", 8)
     monkeypatch.setattr("batpak.actors.index.CLOSE_EVENTS", 1)
-    monkeypatch.setattr("batpak.actors.system.MAX_KEYS", 4)
     with Journal(replace(config, durable=True)) as journal:
         receipts = [journal.store.append(ORDER, PLACED, n, idempotency_key=str(n)) for n in range(60)]
         again: Callable[[], Store] = getattr(journal, end)
