@@ -40,6 +40,8 @@ FACTS: Final = struct.Struct("<IIIHxxxB")
 """Entity, scope, sequence, kind and bits of a row, read at `FACTS_OFFSET`."""
 FACTS_OFFSET: Final = 44
 BITS_OFFSET: Final = 61
+PLACE: Final = struct.Struct("<16s16xIII17xB2x")
+"""Of a row what `FramePlace` is made of; as long as a row."""
 
 KEY: Final = 1
 """The event's id is an idempotency key."""
@@ -90,6 +92,9 @@ NO_LINK: Final[Link] = (None, None)
 
 
 IdSpan: TypeAlias = tuple[int, int]
+
+FramePlace: TypeAlias = tuple[bytes, int, int, int, int]
+"""What a frame is found by: event id, segment, offset, length, and the bits of its row."""
 
 
 def record_of(facts: Sequence[Any], names: tuple[str, str], link: Link, event_hash: bytes) -> Record:
@@ -160,6 +165,15 @@ class Part(Protocol):
 
     def records(self, rows: Iterator[int]) -> Iterator[Record]:
         """Yield all facts of some rows."""
+
+    def places(self, rows: Sequence[int]) -> list[FramePlace]:
+        """Return where the frames of some rows lie."""
+
+    def place_in_span(self, event_id: bytes, number: int) -> FramePlace | None:
+        """Return where the frame of an id within `id_span` lies, *number* being that of its first eight bytes.
+
+        None leaves it open: `find_id` knows.
+        """
 
     def row_of_sequence(self, after: int, bound: int) -> int:
         """Return the first row whose global sequence is greater than *after*; *bound* when there is none."""

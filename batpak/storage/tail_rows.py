@@ -11,8 +11,10 @@ from batpak.storage.row import (
     FACTS_OFFSET,
     LINKED,
     NO_LINK,
+    PLACE,
     ROW,
     ROW_BYTES,
+    FramePlace,
     IdSpan,
     Link,
     Record,
@@ -20,7 +22,7 @@ from batpak.storage.row import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 CHUNK_ROWS: Final = 1024
 CHUNK_SHIFT: Final = 10
@@ -109,6 +111,14 @@ class TailRows:
     def records(self, rows: Iterator[int]) -> Iterator[Record]:
         """Yield all facts of some rows."""
         return map(self.record, rows)
+
+    def places(self, rows: Sequence[int]) -> list[FramePlace]:
+        """Return where the frames of some rows lie."""
+        chunks, unpack = self._chunks, PLACE.unpack_from
+        return [unpack(chunks[row >> CHUNK_SHIFT], (row & CHUNK_MASK) * ROW_BYTES) for row in rows]
+
+    def place_in_span(self, event_id: bytes, number: int) -> FramePlace | None:
+        """Return None: a tail has no span."""
 
     def facts(self, row: int) -> tuple[int, ...]:
         """Return entity, scope, sequence, kind and bits of a row."""
