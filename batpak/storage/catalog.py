@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batpak.storage import format1
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -13,12 +15,14 @@ if TYPE_CHECKING:
 class Catalog:
     """All segments; changed by the writer, looked at by everybody, so it is replaced and never edited."""
 
-    __slots__ = ("_metas", "store_id")
+    __slots__ = ("_metas", "has_format_1", "store_id")
 
     def __init__(self, store_id: bytes, metas: Iterable[SegmentMeta]) -> None:
         """List *metas* of the store *store_id*."""
         self.store_id = store_id
         self._metas = {meta.segment: meta for meta in metas}
+        self.has_format_1 = any(meta.version == format1.VERSION for meta in self._metas.values())
+        """Whether any event may share its global sequence with another."""
 
     def meta(self, segment: int) -> SegmentMeta:
         """Return one segment."""
@@ -36,3 +40,4 @@ class Catalog:
     def add(self, meta: SegmentMeta) -> None:
         """List *meta*, in the place of what was known of its segment."""
         self._metas = self._metas | {meta.segment: meta}
+        self.has_format_1 = self.has_format_1 or meta.version == format1.VERSION

@@ -75,8 +75,6 @@ class Run(RunTables):
 
     def find_id(self, event_id: bytes, bound: int) -> int | None:
         """Return the newest row with that id."""
-        if self.id_span is None and not self.ids.listed_count:
-            self.id_span = self.ids.span()
         return self.ids.newest(event_id, bound)
 
     def find_key(self, key: bytes, bound: int) -> int | None:

@@ -7,20 +7,25 @@ before them, which leaves 64 rows to look at. All other ids are *listed*: sorted
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from batpak.storage import bloom
-from batpak.storage.blocks import Column
-from batpak.storage.row import BITS_OFFSET, KEY, ROW_BYTES
+from batpak.storage.blocks import BLOCK_SHIFT, Column
+from batpak.storage.row import BITS_OFFSET, KEY, PLACE, ROW_BYTES
 from batpak.storage.run_format import ID_BYTES, ID_FENCE_ROWS, LISTED, Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from batpak.storage.blocks import Body
-    from batpak.storage.row import IdSpan
+    from batpak.storage.row import FramePlace, IdSpan
 
 _READ_ENTRIES: Final = 2 * ID_FENCE_ROWS
+_unpack: Final = PLACE.unpack_from
+_BLOCK_OF_ROWS: Final = ID_FENCE_ROWS * ROW_BYTES
+MAX_KEPT_FENCES: Final = 1 << 16
+"""So many fences are kept as numbers, 40 bytes each: those of four million rows."""
 _ROW_LIMIT: Final = 0xFFFFFFFF
 
 
@@ -35,8 +40,10 @@ class RunIds:
     __slots__ = (
         "_body",
         "_count",
+        "_end",
         "_fences",
         "_filter",
+        "_known_fences",
         "_listed",
         "_listed_count",
         "_listed_fences",
@@ -49,12 +56,14 @@ class RunIds:
         self._body = body
         self._count = count
         self._rows = sections[Section.ROWS][0]
+        self._end = self._rows + count * ROW_BYTES
         self._fences = Column(body, sections[Section.ID_FENCES], "Q")
         self._listed, listed_bytes = sections[Section.LISTED]
         self._listed_count = listed_bytes // LISTED.size
         self._listed_fences = Column(body, sections[Section.LISTED_FENCES], "Q")
         self._filter = sections[Section.LISTED_FILTER]
         self._span: tuple[int, int] | None = None
+        self._known_fences: list[int] = []
 
     @property
     def listed_count(self) -> int:
@@ -68,6 +77,35 @@ class RunIds:
         if self._listed_count and bloom.may_hold(self._body, self._filter, event_id):
             found = max(found, self._newest_listed(event_id, bound))
         return None if found < 0 else found
+
+    def place_in_order(self, event_id: bytes, number: int) -> FramePlace | None:
+        """Return where the frame of an id that is in order lies; *number* is that of its first eight bytes.
+
+        None leaves it open whether there is one: ids may be listed, and its bytes may stand elsewhere in a row.
+        """
+        if self._listed_count:
+            return None
+        fences = self._known_fences or self._read_fences()
+        block = bisect_left(fences, number) - 1
+        if block < 0:
+            return None
+        first = self._rows + block * _BLOCK_OF_ROWS
+        end = first + _BLOCK_OF_ROWS
+        end = min(end, self._end)
+        body = self._body
+        checked = body.checked
+        if not (checked[first >> BLOCK_SHIFT] and checked[end - 1 >> BLOCK_SHIFT]):
+            body.check(first, end)
+        packed = body.view[first:end].tobytes()
+        at = packed.rfind(event_id)
+        return _unpack(packed, at) if at >= 0 and not at % ROW_BYTES else None
+
+    def _read_fences(self) -> list[int]:
+        """Keep the fences, eight bytes and an object for each 64 rows, as far as they are not too many."""
+        fences = self._fences.values(0, len(self._fences))
+        if len(fences) <= MAX_KEPT_FENCES:
+            self._known_fences = fences
+        return fences
 
     def _newest_in_order(self, event_id: bytes, bound: int) -> int:
         """Return the newest row below *bound* with that id among those in order, -1 if there is none."""

@@ -8,18 +8,18 @@ from weakref import ref
 from batpak.storage import bloom
 from batpak.storage.blocks import BLOCK_SHIFT, Body, Column, ColumnPosting, RunError
 from batpak.storage.postings import AllRows, ListPosting, union
-from batpak.storage.row import FACTS, FACTS_OFFSET, LINKED, NO_LINK, ROW, ROW_BYTES, Record, record_of
+from batpak.storage.row import FACTS, FACTS_OFFSET, LINKED, NO_LINK, PLACE, ROW, ROW_BYTES, Record, record_of
 from batpak.storage.run_format import CATEGORY, HEAD, NAMESPACE, TERM, Section
 from batpak.storage.run_ids import RunIds
 from batpak.storage.run_links import CAUSATION, CORRELATION, LinkOrder, Links
 from batpak.storage.run_names import Names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from struct import Struct
 
     from batpak.storage.postings import Posting
-    from batpak.storage.row import IdSpan, Link
+    from batpak.storage.row import FramePlace, IdSpan, Link
     from batpak.storage.run_format import Layout
 
 
@@ -48,7 +48,7 @@ class RunTables:
         self.entities = self._names(Section.ENTITY_NAMES, Section.ENTITY_ENDS)
         self.scopes = self._names(Section.SCOPE_NAMES, Section.SCOPE_ENDS)
         self.ids = RunIds(self.body, sections, layout.count)
-        self.id_span: IdSpan | None = None
+        self.place_in_span = self.ids.place_in_order
         self.links = Links(self.body, sections[Section.LINKS])
         self.by_correlation = LinkOrder(self.links, self._column(Section.BY_CORRELATION), CORRELATION)
         self.by_causation = LinkOrder(self.links, self._column(Section.BY_CAUSATION), CAUSATION)
@@ -93,6 +93,11 @@ class RunTables:
         """Every bit that any row has."""
         return self.layout.seen_bits
 
+    @property
+    def id_span(self) -> IdSpan | None:
+        """Bounds of the first eight bytes, as a number, of every id; None where some are not in order."""
+        return None if self.ids.listed_count else self.ids.span()
+
     def record(self, row: int) -> Record:
         """Return all facts of one row but its hash."""
         start = self._at(row)
@@ -132,6 +137,17 @@ class RunTables:
                 causation,
                 b"",
             )
+
+    def places(self, rows: Sequence[int]) -> list[FramePlace]:
+        """Return where the frames of some rows lie; quickest for neighbours."""
+        first, count = rows[0], len(rows)
+        if rows[-1] - first == count - 1:  # rows are all different, and in order
+            start = self._rows_start + first * ROW_BYTES
+            end = start + count * ROW_BYTES
+            self.body.check(start, end)
+            return list(PLACE.iter_unpack(self.body.view[start:end]))
+        unpack, view, at = PLACE.unpack_from, self.body.view, self._at
+        return [unpack(view, at(row)) for row in rows]
 
     def facts(self, row: int) -> tuple[int, ...]:
         """Return entity, scope, sequence, kind and bits of a row."""

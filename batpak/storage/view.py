@@ -7,29 +7,46 @@ visible; of every other part all are.
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import TYPE_CHECKING, Final
+from itertools import islice, pairwise
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batpak.region import Region
-    from batpak.storage.row import Head, Part, Record
+    from batpak.storage.row import FramePlace, Head, Part, Record
+
+RowsOf: TypeAlias = "tuple[Part, Iterator[int]]"
+"""A part and some of its rows, in the order of reading."""
+
+Route: TypeAlias = "tuple[int, int, Part]"
+"""The least and the greatest number that the first eight bytes of an id in a part may be, and the part."""
 
 BEFORE_ALL: Final = -1
 """The global sequence before the first: ``after`` for reading from the beginning."""
 
 
+EVERY_ID: Final = (0, 2**64)
+"""The span of a part in which any id may be."""
+
+
 class View:
     """A consistent look at the whole index."""
 
-    __slots__ = ("bound", "last", "parts")
+    __slots__ = ("bound", "last", "parts", "routes")
 
-    def __init__(self, parts: tuple[Part, ...], bound: int, last: int | None = None) -> None:
-        """Show *parts*, of the last one only *bound* rows; *last* is the highest visible sequence, if it is known."""
+    def __init__(
+        self, parts: tuple[Part, ...], bound: int, last: int | None = None, routes: list[Route] | None = None
+    ) -> None:
+        """Show *parts*, of the last one only *bound* rows; *last* is the highest visible sequence, if it is known.
+
+        *routes* are those of another view of the same parts: once one of the two has found them, both have.
+        """
         self.parts = parts
         self.bound = bound
         self.last = last
+        self.routes: list[Route] = [] if routes is None else routes
 
     def rows(self, part: Part) -> int:
         """How many rows of *part* are visible."""
@@ -55,14 +72,43 @@ class View:
 
     def find_id(self, event_id: bytes) -> Record | None:
         """Return the event with that id, the newest where the original repeated one."""
+        found = self._find(event_id)
+        return None if found is None else found[0].record(found[1])
+
+    def place_of(self, event_id: bytes, number: int) -> FramePlace | None:
+        """Return where the frame of the event lies that `find_id` finds; *number* is that of its first eight bytes."""
+        for low, high, part in self.routes or self._find_routes():
+            if low <= number <= high:
+                place = part.place_in_span(event_id, number)
+                if place is None:
+                    row = part.find_id(event_id, self.rows(part))
+                    if row is not None:
+                        place = part.places((row,))[0]
+                if place is not None:
+                    return place
+        return None
+
+    def _find_routes(self) -> list[Route]:
+        """Note which ids may be in which part, in an order that finds the newest event of an id first."""
+        routes = [(*(part.id_span or EVERY_ID), part) for part in reversed(self.parts)]
+        narrow = [route for route in routes if route[1] < EVERY_ID[1]]
+        ascending = sorted(narrow, key=itemgetter(0))
+        if routes[len(routes) - len(narrow) :] == narrow and all(
+            before[1] < behind[0] for before, behind in pairwise(ascending)
+        ):  # no id may be in two of them, so that any order is good: most ids are in the part with the most rows
+            narrow.sort(key=lambda route: route[2].count, reverse=True)
+            routes[len(routes) - len(narrow) :] = narrow
+        self.routes[:] = routes
+        return routes
+
+    def _find(self, event_id: bytes) -> tuple[Part, int] | None:
+        """Return the part and the row of the newest event with that id."""
         number = int.from_bytes(event_id[:8], "big")
-        for part in reversed(self.parts):
-            span = part.id_span
-            if span is not None and not span[0] <= number <= span[1]:
-                continue
-            row = part.find_id(event_id, self.rows(part))
-            if row is not None:
-                return part.record(row)
+        for low, high, part in self.routes or self._find_routes():
+            if low <= number <= high:
+                row = part.find_id(event_id, self.rows(part))
+                if row is not None:
+                    return part, row
         return None
 
     def find_key(self, key: bytes) -> Record | None:
@@ -111,6 +157,26 @@ class View:
         records = self._matches(region, after, reverse=reverse)
         return records if limit is None else _whole_sequences(records, limit)
 
+    def rows_of_region(self, region: Region, after: int | None, *, reverse: bool = False) -> Iterator[RowsOf]:
+        """Yield by part the rows of what `select` yields without a limit."""
+        for part in self._ordered(reverse=reverse):
+            bound = self.rows(part)
+            start, stop = 0, bound
+            if after is not None and bound:
+                if reverse:
+                    stop = part.row_of_sequence(after - 1, bound)
+                else:
+                    start = part.row_of_sequence(after, bound)
+            if start < stop:
+                yield part, part.match(region, start, stop, reverse=reverse)
+
+    def rows_of_entity(self, entity: str, *, reverse: bool = False) -> Iterator[RowsOf]:
+        """Yield by part the rows of what `stream` yields for every sequence, without a limit."""
+        for part in self._ordered(reverse=reverse):
+            bound = self.rows(part)
+            if bound:
+                yield part, part.stream(entity, 0, bound, reverse=reverse)
+
     def stream(
         self, entity: str, after_sequence: int | None, limit: int | None, *, reverse: bool = False
     ) -> Iterator[Record]:
@@ -145,16 +211,8 @@ class View:
 
     def _matches(self, region: Region, after: int | None, *, reverse: bool) -> Iterator[Record]:
         """Yield the records that `select` yields, without a limit."""
-        for part in self._ordered(reverse=reverse):
-            bound = self.rows(part)
-            start, stop = 0, bound
-            if after is not None and bound:
-                if reverse:
-                    stop = part.row_of_sequence(after - 1, bound)
-                else:
-                    start = part.row_of_sequence(after, bound)
-            if start < stop:
-                yield from part.records(part.match(region, start, stop, reverse=reverse))
+        for part, rows in self.rows_of_region(region, after, reverse=reverse):
+            yield from part.records(rows)
 
     def _streamed(self, entity: str, after_sequence: int | None, *, reverse: bool) -> Iterator[Record]:
         """Yield the records that `stream` yields, without a limit."""
