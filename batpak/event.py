@@ -12,7 +12,6 @@ from blake3 import blake3
 from batpak.coordinate import Coordinate
 from batpak.errors import InvalidRequestError
 from batpak.kind import EventKind
-from batpak.payload import decode_payload
 from batpak.receipt import Place
 
 if TYPE_CHECKING:
@@ -124,30 +123,38 @@ def entry_of(facts: Facts) -> IndexEntry:
 
 
 class Content(Protocol):
-    """The part of an event that lies in its frame; decoded when it is first asked for."""
+    """What an event's frame says that the index does not keep."""
 
     @property
     def timestamp_us(self) -> int:
         """The clock's raw reading."""
 
     @property
-    def raw(self) -> bytes:
-        """The payload as it is stored."""
-
-    @property
     def prev_hash(self) -> bytes:
         """The predecessor's hash."""
-
-    @property
-    def event_hash(self) -> bytes:
-        """The event's own hash."""
 
     @property
     def extensions(self) -> dict[str, object]:
         """What is rare, by name."""
 
-    def plain(self, event_id: bytes) -> bytes:
-        """The payload as it is stored; one that is sealed is refused."""
+
+class Codec(Protocol):
+    """How a frame's body is read; there is one for each format."""
+
+    def facts(self, body: bytes) -> Facts:
+        """Return what the index keeps of this event too."""
+
+    def content(self, body: bytes) -> Content:
+        """Return the rest of what the frame says."""
+
+    def event_hash(self, body: bytes) -> bytes:
+        """Return the event's own hash."""
+
+    def raw(self, body: bytes) -> bytes:
+        """Return the payload as it is stored."""
+
+    def payload(self, body: bytes) -> Payload:
+        """Return the decoded payload; one that is sealed is refused."""
 
 
 class _NotYet(Enum):
@@ -164,18 +171,19 @@ class _Described:
     """Every attribute of an index entry; the entry is made when something of it is first asked for."""
 
     __slots__ = ("_facts", "_made")
+    _facts: Facts
+    _made: IndexEntry | None
 
-    def __init__(self, facts: Facts) -> None:
-        """Tell of *facts*."""
-        self._facts = facts
-        self._made: IndexEntry | None = None
+    def _known(self) -> Facts:
+        """Return what there is to tell of."""
+        return self._facts
 
     @property
     def entry(self) -> IndexEntry:
         """What the index knows of this event."""
         made = self._made
         if made is None:
-            made = self._made = entry_of(self._facts)
+            made = self._made = entry_of(self._known())
         return made
 
     @property
@@ -196,7 +204,7 @@ class _Described:
     @property
     def global_sequence(self) -> int:
         """Its place in the journal, from 0."""
-        return self._facts.global_sequence
+        return self._known().global_sequence
 
     @property
     def sequence(self) -> int:
@@ -239,7 +247,8 @@ class Notification(_Described):
 
     def __init__(self, facts: Facts, event_hash: bytes) -> None:
         """Tell of *facts*."""
-        super().__init__(facts)
+        self._facts = facts
+        self._made = None
         self.event_hash = event_hash
 
     @property
@@ -270,39 +279,61 @@ class StoredEvent(_Described):
     MessagePack that was stored. Two stored events are equal when their entries and their hashes are.
     """
 
-    __slots__ = ("_content", "_content_hash", "_payload")
+    # What is not set at once is made when it is first asked for, and then kept.
+    __slots__ = ("_body", "_codec", "_content", "_content_hash", "_event_hash", "_payload")
 
-    def __init__(self, facts: Facts, content: Content) -> None:
-        """Join what the index and what the frame say of one event."""
-        self._facts = facts
+    def __init__(self, body: bytes, codec: Codec, facts: Facts | None = None) -> None:
+        """Tell of the frame with that *body*, which has been checked; *facts* are those that the index has given."""
+        self._body = body
+        self._codec = codec
+        self._facts = facts  # type: ignore[assignment] # `_known` is how to ask for them
         self._made = None
-        self._content = content
         self._payload: Payload | _NotYet = NOT_YET
+
+    def _known(self) -> Facts:
+        """Return what the index knows: what it has given, or the same from the frame."""
+        facts: Facts | None = self._facts
+        if facts is None:
+            facts = self._facts = self._codec.facts(self._body)
+        return facts
+
+    @property
+    def _rest(self) -> Content:
+        """What else the frame says."""
+        try:
+            return self._content
+        except AttributeError:
+            self._content: Content = self._codec.content(self._body)
+            return self._content
 
     @property
     def timestamp_us(self) -> int:
         """The clock's raw reading at the call, in microseconds since 1970."""
-        return self._content.timestamp_us
+        return self._rest.timestamp_us
 
     @property
     def prev_hash(self) -> bytes:
         """The hash of the entity's event before this one; 32 zero bytes for the first."""
-        return self._content.prev_hash
+        return self._rest.prev_hash
 
     @property
     def event_hash(self) -> bytes:
         """The hash that the next event of this entity links to."""
-        return self._content.event_hash
+        try:
+            return self._event_hash
+        except AttributeError:
+            self._event_hash: bytes = self._codec.event_hash(self._body)
+            return self._event_hash
 
     @property
     def raw(self) -> bytes:
         """The payload as it is stored."""
-        return self._content.raw
+        return self._codec.raw(self._body)
 
     @property
     def extensions(self) -> dict[str, object]:
         """What is rare or was written by a newer version, by name."""
-        return self._content.extensions
+        return self._rest.extensions
 
     @property
     def content_hash(self) -> bytes:
@@ -310,7 +341,7 @@ class StoredEvent(_Described):
         try:
             return self._content_hash
         except AttributeError:
-            self._content_hash: bytes = blake3(self._content.raw).digest()
+            self._content_hash: bytes = blake3(self.raw).digest()
             return self._content_hash
 
     @property
@@ -321,13 +352,13 @@ class StoredEvent(_Described):
         """
         payload = self._payload
         if payload is NOT_YET:
-            payload = self._payload = decode_payload(self._content.plain(self._facts.event_id))
+            payload = self._payload = self._codec.payload(self._body)
         return payload
 
     @property
     def place(self) -> Place:
         """Where this event stands in the journal, for ``after=``."""
-        return Place(self._facts.global_sequence, self._content.event_hash)
+        return Place(self._known().global_sequence, self.event_hash)
 
     def __eq__(self, other: object) -> bool:
         """Compare entry and hashes; the hash stands for the payload."""
@@ -337,7 +368,7 @@ class StoredEvent(_Described):
 
     def __hash__(self) -> int:
         """Hash by the event's own hash."""
-        return hash(self._content.event_hash)
+        return hash(self.event_hash)
 
     def __repr__(self) -> str:
         """Say which event this is; the payload stays out of logs."""

@@ -70,7 +70,10 @@ class ReadOnlyStore(Reading):
         self._index_actor = Index(files, self._found, opened, config.clock, writable=False)
         self._announcer = self._index_actor.announcer
         self._clock = config.clock
-        self._reader_actor = Reader(SegmentPool(files, self._index_actor.meta))  # not through us: its thread lives
+        self._reader_actor = Reader(
+            SegmentPool(files, self._index_actor.meta), sealed_only=True
+        )  # not through us: its thread lives
+        self._maps = self._reader_actor.maps
         drivers = driver or DriverOf()
         self._index: Driver[IndexCommand] = drivers.make(self._index_actor, config, self._log)
         self._reader: Driver[ReaderCommand] = drivers.make(self._reader_actor, config, self._log)

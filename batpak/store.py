@@ -75,6 +75,7 @@ class Store(Delivering):
             self._catalog = self._system.found.catalog
             self._index = self._system.index_driver
             self._reader = self._system.reader_driver
+            self._maps = self._system.reader.maps
             self._writer = self._system.writer_driver
             self._gate = self._system.gate
             self._announcer = self._system.index.announcer

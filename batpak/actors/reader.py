@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 from batpak.actors.actor import Actor
 from batpak.actors.messages import Load, ReaderCommand
 from batpak.errors import ActorFailedError, StorageError
+from batpak.storage.mapped import SegmentMaps
 
 if TYPE_CHECKING:
     from batpak.storage.pool import SegmentPool
@@ -17,10 +18,13 @@ class Reader(Actor[ReaderCommand]):
 
     name = "reader"
 
-    def __init__(self, pool: SegmentPool) -> None:
-        """Read through *pool*."""
+    def __init__(self, pool: SegmentPool, *, sealed_only: bool) -> None:
+        """Read through *pool*; *sealed_only* where somebody else may cut what is not sealed."""
         super().__init__()
         self._pool = pool
+        self._sealed_only = sealed_only
+        self.maps = SegmentMaps()
+        """What has been read from before: whoever reads looks here first, and asks for the rest."""
         self._failed: BaseException | None = None
 
     def handle(self, command: ReaderCommand) -> object:
@@ -36,14 +40,18 @@ class Reader(Actor[ReaderCommand]):
     def give_up(self, error: BaseException) -> None:
         """Refuse everything from now on."""
         self._failed = error
+        self.maps.clear()
 
     def close(self) -> None:
         """Close what is open."""
+        self.maps.clear()
         self._pool.close()
 
     def _load(self, command: Load) -> list[bytes]:
         """Return the bodies of the frames asked for."""
         try:
-            return self._pool.load(command.places)
+            bodies = self._pool.load(command.places)
+            self._pool.show(self.maps, {place[0] for place in command.places}, sealed_only=self._sealed_only)
+            return bodies
         except OSError as error:
             raise StorageError("read", "a segment", error.errno) from error

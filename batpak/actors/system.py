@@ -106,7 +106,7 @@ class System:
         next_sequence = max(scan.next_sequence, state.next_sequence)
         self.index = Index(files, found, opened, self.clock, writable=True)
         self.index_driver: Driver[IndexCommand] = self._driver_of.make(self.index, config, self.log)
-        self.reader = Reader(SegmentPool(files, catalog.meta))
+        self.reader = Reader(SegmentPool(files, catalog.meta), sealed_only=False)
         self.reader_driver: Driver[ReaderCommand] = self._driver_of.make(self.reader, config, self.log)
         self._writer_pool = SegmentPool(files, catalog.meta)
         journal = Journal(

@@ -26,7 +26,7 @@ CRC-32C seeded with its segment's salt. The order is fixed; what is rare or new 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 from blake3 import blake3
@@ -42,9 +42,25 @@ KEY_BIT: Final = 0x100
 GENESIS: Final = bytes(32)
 MAX_ITEMS: Final = 4096
 """No array in an extension is longer: room is made for as many as it announces, at each of a thousand levels."""
-_PAYLOAD: Final = 13
-_ELEMENTS: Final = 15
+PAYLOAD: Final = 13
+ELEMENTS: Final = 15
 _NO_EXTENSIONS: Final[dict[str, object]] = {}
+
+
+class Facts(NamedTuple):
+    """What the index keeps of one event, read from its frame."""
+
+    event_id: bytes
+    global_sequence: int
+    wall_ms: int
+    entity: str
+    scope: str
+    sequence: int
+    kind: int
+    payload_version: int
+    flags: int
+    correlation_id: bytes | None
+    causation_id: bytes | None
 
 
 def checksum(body: bytes | memoryview, salt: int) -> int:
@@ -145,9 +161,46 @@ def decode_body(body: bytes | memoryview) -> Frame:
     )
 
 
+def facts_of(body: bytes) -> Facts:
+    """Return what the index keeps of an event; of a body whose checksum was right."""
+    (
+        event_id,
+        sequence,
+        _,
+        kind,
+        entity,
+        scope,
+        clock,
+        timestamp_us,
+        _,
+        correlation,
+        causation,
+        flags,
+        version,
+        _,
+        extensions,
+    ) = _unpack(body)
+    # One expression, and the rare in a call: most readers of an event come by here.
+    if not (
+        type(event_id) is bytes
+        and type(sequence) is type(kind) is type(clock) is type(timestamp_us) is type(flags) is type(version) is int
+        and type(entity) is type(scope) is str
+        and type(extensions) is dict
+        and 0 <= kind < 0x10000
+        and 0 <= flags < 0x10000
+        and (correlation is None or (type(correlation) is bytes and len(correlation) == 16))
+        and (causation is None or (type(causation) is bytes and len(causation) == 16))
+    ):
+        raise FrameError("a fact of another type, or out of range")
+    wall_ms = extensions.get("wall_ms", timestamp_us // 1000) if extensions else timestamp_us // 1000
+    if type(wall_ms) is not int:
+        raise FrameError("a wall clock of another type")
+    return Facts(event_id, sequence, wall_ms, entity, scope, clock, kind, version, flags & 0xFF, correlation, causation)
+
+
 def payload_of(body: bytes) -> bytes:
     """Return the payload alone, of a body whose checksum was right; nothing else is looked at."""
-    payload = _unpack(body)[_PAYLOAD]
+    payload = _unpack(body)[PAYLOAD]
     if type(payload) is not bytes:
         raise FrameError("a payload of another type")
     return payload
@@ -163,7 +216,7 @@ def _unpack(body: bytes | memoryview) -> list[Any]:
         reason = type(error).__name__  # not as a cause: msgpack's errors hold what they unpacked
     if reason:
         raise FrameError(f"not one MessagePack value: {reason}")
-    if type(fields) is not list or len(fields) != _ELEMENTS:
+    if type(fields) is not list or len(fields) != ELEMENTS:
         raise FrameError("not an array of 15 elements")
     return fields
 

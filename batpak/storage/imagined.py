@@ -34,6 +34,9 @@ class ShortFile:
         """Return the shown part."""
         return self._file.map()[: self.size()]
 
+    def window(self) -> None:
+        """Return nothing: a window would show the file as it is."""
+
     def drop_cache(self) -> None:
         """Do as the file does."""
         self._file.drop_cache()

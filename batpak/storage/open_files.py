@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from batpak.storage.seam import BytesLike, FailedSyncs
+from batpak.storage.seam import BytesLike, FailedSyncs, Window
 
 HELD_BYTES = 64 * 1024
 """Up to this size a read or write keeps the interpreter lock. Letting go of it costs more than the system call: beside
@@ -120,6 +120,13 @@ class RealReadFile:
         """Return the whole file, as long as it is now, as a read-only view that outlives `close`."""
         size = self.size()
         return memoryview(mmap.mmap(self._fd, size, access=mmap.ACCESS_READ) if size else b"")
+
+    def window(self) -> Window | None:
+        """Return the file as long as it is now; None where it is empty or the system has no room for another map."""
+        try:
+            return mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):
+            return None
 
     def drop_cache(self) -> None:
         """Make later reads come from the disk, where the system can."""

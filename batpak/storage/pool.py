@@ -6,19 +6,25 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from batpak.errors import CorruptStoreError
+from batpak.storage import format2
 from batpak.storage.frame import FRAME, FRAME_BYTES
+from batpak.storage.mapped import Mapped
 from batpak.storage.segment import file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from batpak.storage.files import Files, ReadFile
+    from batpak.storage.mapped import SegmentMaps
     from batpak.storage.segment import SegmentMeta
 
 MAX_OPEN: Final = 64
 """How many segments are kept open: descriptors are shared with the program that embeds us."""
 MAX_READ_BYTES: Final = 1024 * 1024
 """How much one system call reads ahead."""
+
+MIN_GROWTH: Final = 64 * 1024
+"""A segment that is mapped is mapped again when it has grown by so much: it costs as much as tens of reads."""
 
 PlaceOf = tuple[int, int, int]
 """Segment, offset, and length of a frame."""
@@ -45,6 +51,21 @@ class SegmentPool:
             bodies += self._load(places[start:stop])
             start = stop
         return bodies
+
+    def show(self, maps: SegmentMaps, segments: Iterable[int], *, sealed_only: bool) -> None:
+        """Put into *maps* those of *segments* that are of format 2 and not there yet, or have grown by much."""
+        for segment in segments:
+            meta = self._meta(segment)
+            if meta.version != format2.VERSION or (sealed_only and meta.footer is None):
+                continue
+            known = maps.by_segment.get(segment)
+            file = self._file(segment)
+            if known is not None and file.size() < known.size + MIN_GROWTH:
+                continue
+            data = file.window()
+            if data is not None:
+                maps.put(segment, Mapped(data, meta.salt), MAX_OPEN)
+                self._open.pop(segment).close()  # the map has a descriptor of its own
 
     def close(self) -> None:
         """Close all."""

@@ -37,6 +37,19 @@ FileNames: TypeAlias = list[str]
 FailedSyncs: TypeAlias = list[OSError]
 
 
+class Window(Protocol):
+    """The bytes of a file where they lie in memory; a slice is a copy."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def __getitem__(self, stretch: slice, /) -> bytes:
+        """Return some of them."""
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        """Show them to what reads numbers from bytes."""
+
+
 class ReadFile(Protocol):
     """One open file; reading is positioned and safe from several threads."""
 
@@ -50,6 +63,12 @@ class ReadFile(Protocol):
         """Return the whole file, as long as it is now, as a read-only view that outlives `close`.
 
         Only for files that nobody truncates: touching a page that is gone kills the process.
+        """
+
+    def window(self) -> Window | None:
+        """Return the file as long as it is now, in which later writes show; it outlives `close`. None: there is none.
+
+        Only for what nobody truncates: touching a page that is gone kills the process.
         """
 
     def drop_cache(self) -> None:

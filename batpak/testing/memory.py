@@ -166,6 +166,10 @@ class MemoryReadFile:
         """Return a copy of the whole file."""
         return memoryview(bytes(self._content().visible))
 
+    def window(self) -> None:
+        """Return nothing: what is written later would not show in a copy."""
+        self._content()
+
     def drop_cache(self) -> None:
         """Show what the disk has: after a sync that failed, that is not what was written."""
         self._content().drop_cache()
