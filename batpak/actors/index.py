@@ -173,7 +173,7 @@ class Index(Actor[IndexCommand]):
                 tail.put(row, record)
                 row += 1
                 newest = record.global_sequence
-        self.view = View(view.parts, row, newest)
+        self.view = View(view.parts, row, newest, view.routes)
         if self.announcer.listening:
             self.announcer.announce(records)  # all of them: what was cut short here comes again as it was
 

@@ -255,7 +255,7 @@ class World:
 
     def post(self, item: NewEvent) -> None:
         """Lay an append into the writer's mailbox; only where drivers are stepped."""
-        command = self.live._requests._item(item, 0)
+        command = self.live._requests._item(item, 0, self.live._requests.now_us())
         expected = self.model.issue([item], self.clock.now_us(), batch=False)
         self.posted.append((self.drivers["writer"].post(command), expected))
 
