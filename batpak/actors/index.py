@@ -51,7 +51,6 @@ MANY_RUNS: Final = 16
 """With so many runs a look-up gets slow enough for merges to hurry."""
 RETRY_SECONDS: Final = 10.0
 """How long background work rests after it failed."""
-HASHES_A_SLICE: Final = 64
 
 
 class Index(Actor[IndexCommand]):
@@ -233,14 +232,7 @@ class Index(Actor[IndexCommand]):
         """Write *tail* out as a run, once its events are durable, and show the run in its place."""
         assert self.cover is not None
         self.cover(tail.last_sequence + 1)
-        records = []
-        for row in range(tail.count):
-            record = tail.record(row)
-            state.add(record)
-            records.append(record)
-            if row % HASHES_A_SLICE == 0:
-                yield
-        meta = run_meta(self._found, records, state)
+        meta = yield from run_meta(self._found, tail, tail.count, state)
         name = yield from run_builder.build(self._files, tail, meta)
         self._show(Run.open(self._files, name, meta.store_id), (tail,))
 

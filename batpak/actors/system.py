@@ -23,7 +23,6 @@ from batpak.storage import format2, watermark
 from batpak.storage.mend import mend
 from batpak.storage.opening import Opened, open_parts
 from batpak.storage.pool import SegmentPool
-from batpak.storage.run_state import state_behind
 from batpak.storage.segment import file_name, list_segments
 from batpak.storage.survey import Survey, survey
 
@@ -102,7 +101,7 @@ class System:
         """Make the actors and what they share."""
         found, config, files = self.found, self.config, self.files
         catalog, scan = found.catalog, opened.scan
-        state = state_behind(opened.state, (opened.tail.record(row) for row in range(opened.count)))
+        state = opened.state_at_end()
         next_sequence = max(scan.next_sequence, state.next_sequence)
         self.index = Index(files, found, opened, self.clock, writable=True)
         self.index_driver: Driver[IndexCommand] = self._driver_of.make(self.index, config, self.log)

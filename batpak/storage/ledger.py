@@ -5,14 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from batpak.coordinate import Coordinate
 from batpak.errors import CorruptStoreError, InvalidCoordinateError
 from batpak.kind import SYSTEM_KINDS
 from batpak.storage.frame import FRAME
 from batpak.storage.numbers import Numbers
-from batpak.storage.row import BRANCH, FOREIGN, HIDDEN, KEY, SYSTEM, Record
+from batpak.storage.row import BRANCH, FOREIGN, HIDDEN, KEY, ROW_BYTES, SYSTEM, Record
 from batpak.storage.scan import Batches, Found, Walk
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from batpak.storage.files import Files
     from batpak.storage.run_format import Cover
     from batpak.storage.segment import SegmentMeta
+
+_PLACE_WORDS: Final = (8, 9, 10)
+"""Which 32-bit words of a row are segment, offset and length of its frame."""
+_WORDS: Final = ROW_BYTES // 4
 
 
 @dataclass(slots=True)
@@ -70,21 +74,11 @@ class Ledger:
             frame.event_hash,
         )
 
-    def covers(self, records: Sequence[Record]) -> tuple[Cover, ...]:
-        """Return what of which segments *records* cover."""
-        spans: dict[int, tuple[Record, Record]] = {}
-        for record in records:
-            first, last = spans.get(record.segment, (record, record))
-            spans[record.segment] = (min(first, record, key=_offset), max(last, record, key=_offset))
+    def covers(self, spans: Spans) -> tuple[Cover, ...]:
+        """Return what of which segments the rows cover that *spans* has taken in."""
         return tuple(
-            (
-                segment,
-                self.catalog.meta(segment).identity,
-                first.offset,
-                last.offset + last.length,
-                self.crc_at(segment, last.offset),
-            )
-            for segment, (first, last) in sorted(spans.items())
+            (segment, self.catalog.meta(segment).identity, first, last + length, self.crc_at(segment, last))
+            for segment, (first, last, length) in sorted(spans.found.items())
         )
 
     def crc_at(self, segment: int, offset: int) -> int:
@@ -157,6 +151,31 @@ class Ledger:
         return at >= 0 and self.hidden[at][0] <= sequence < self.hidden[at][1]
 
 
-def _offset(record: Record) -> int:
-    """Where the frame lies in its segment."""
-    return record.offset
+class Spans:
+    """From where to where rows lie in each segment; *found*: offsets of the first and the last frame, its length."""
+
+    __slots__ = ("found",)
+
+    def __init__(self) -> None:
+        """Start without rows."""
+        self.found: dict[int, tuple[int, int, int]] = {}
+
+    def add_rows(self, packed: bytearray) -> None:
+        """Take in packed rows."""
+        words = memoryview(packed).cast("I")
+        segments, offsets, lengths = (words[word::_WORDS].tolist() for word in _PLACE_WORDS)
+        if segments.count(segments[0]) == len(segments):
+            last = max(offsets)
+            self._add(segments[0], min(offsets), last, lengths[offsets.index(last)])
+        else:
+            for segment, offset, length in zip(segments, offsets, lengths, strict=True):
+                self._add(segment, offset, offset, length)
+
+    def _add(self, segment: int, first: int, last: int, length: int) -> None:
+        """Widen what is known of a segment."""
+        known = self.found.get(segment)
+        if known is not None:
+            first = min(first, known[0])
+            if last < known[1]:
+                _, last, length = known
+        self.found[segment] = first, last, length

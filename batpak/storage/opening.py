@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 from batpak.errors import CorruptStoreError
 from batpak.storage import run_builder
 from batpak.storage.blocks import RunError
+from batpak.storage.ledger import Spans
 from batpak.storage.recovery import Scan, Start
 from batpak.storage.row import Record
 from batpak.storage.run import Run
 from batpak.storage.run_format import FOLDER, RunMeta, parse_run_name
-from batpak.storage.run_state import RunState, initial_state, state_behind
+from batpak.storage.run_sources import PIECE
+from batpak.storage.run_state import RunState, initial_state
 from batpak.storage.scan import Batches, Walk
 from batpak.storage.tail import Tail
 
@@ -44,6 +46,14 @@ class Opened:
     def events(self) -> int:
         """How many events there are in all."""
         return sum(part.count for part in self.parts) + self.count
+
+    def state_at_end(self) -> RunState:
+        """Return the journal behind its last event."""
+        state = self.state.copy()
+        for start in range(0, self.count, PIECE):
+            stop = min(self.count, start + PIECE)
+            state.add_rows(self.tail.packed(start, stop), self.tail.hashes(start, stop))
+        return state
 
 
 def open_parts(files: Files, found: Survey, *, writable: bool) -> Opened:
@@ -180,21 +190,26 @@ def _put(opened: Opened, records: Iterable[Record]) -> None:
 
 def _spill(files: Files, found: Survey, opened: Opened) -> None:
     """Turn the tail into a run, here and now."""
-    records = [opened.tail.record(row) for row in range(opened.count)]
-    state = state_behind(opened.state, records)
-    name = exhaust(run_builder.build(files, opened.tail, run_meta(found, records, state)))
+    state = opened.state
+    meta = exhaust(run_meta(found, opened.tail, opened.count, state))
+    name = exhaust(run_builder.build(files, opened.tail, meta))
     try:
         opened.parts.append(Run.open(files, name, found.catalog.store_id))
     except RunError as error:
         raise CorruptStoreError(name, None, str(error), "what has just been written", "the segments") from error
-    opened.state = state
     opened.tail = Tail(state.next_sequence)
     opened.count = 0
 
 
-def run_meta(found: Survey, records: Sequence[Record], state: RunState) -> RunMeta:
-    """Return what a run of *records*, which end at *state*, says of itself."""
-    return RunMeta(found.catalog.store_id, 0, found.ledger.covers(records), state.pack())
+def run_meta(found: Survey, tail: Tail, count: int, state: RunState) -> Generator[None, None, RunMeta]:
+    """Return in slices what a run of the first *count* rows of *tail* says of itself; *state* goes behind them."""
+    spans = Spans()
+    for start in range(0, count, PIECE):
+        packed = tail.packed(start, min(count, start + PIECE))
+        state.add_rows(packed, tail.hashes(start, min(count, start + PIECE)))
+        spans.add_rows(packed)
+        yield
+    return RunMeta(found.catalog.store_id, 0, found.ledger.covers(spans), state.pack())
 
 
 def exhaust(job: Generator[None, None, T]) -> T:

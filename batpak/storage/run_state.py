@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import msgpack
 
 from batpak.storage.blocks import RunError
-from batpak.storage.row import FOREIGN, KEY
+from batpak.storage.row import BITS_OFFSET, FOREIGN, KEY, ROW, ROW_BYTES
 from batpak.storage.tree import Stretch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from batpak.storage.row import Record
 
@@ -21,6 +22,10 @@ MAX_ITEMS: Final = 1024
 """No array in a state is longer: a stretch of a tree has at most two nodes for each binary digit of its size."""
 _TYPES: Final = [int, bytes, int, int, int, list, int, list, bytes, bytes]
 DAY_MS: Final = 86_400_000
+_ID: Final = struct.Struct(f"16s{ROW_BYTES - 16}x")
+_SEGMENT_WORD: Final = 8
+_OFFSET_WORD: Final = 9
+_WORDS: Final = ROW_BYTES // 4
 
 
 @dataclass(slots=True)
@@ -87,17 +92,52 @@ class RunState:
 
     def add(self, record: Record) -> None:
         """Go behind one more event; the original may have numbered them in another order than they stand (H21)."""
-        if (record.segment, record.offset) >= (self.segment, self.offset):
-            if record.segment != self.segment:
-                self.segment = record.segment
+        self._add(
+            record.event_id,
+            record.global_sequence,
+            record.wall_ms,
+            (record.segment, record.offset),
+            record.bits,
+            record.event_hash,
+        )
+
+    def add_rows(self, packed: bytearray, hashes: Sequence[bytes]) -> None:
+        """Go behind the events of packed rows, as `add` does for each; they are in the order of the index."""
+        words = memoryview(packed).cast("I")
+        segments, offsets = words[_SEGMENT_WORD::_WORDS].tolist(), words[_OFFSET_WORD::_WORDS].tolist()
+        bits = packed[BITS_OFFSET::ROW_BYTES]
+        seen = 0
+        for each in set(bits):
+            seen |= each
+        here = segments.count(self.segment) == len(segments) and self.offset <= offsets[0]
+        if seen & FOREIGN or not here or sorted(offsets) != offsets:  # rare, and of ours only where a segment begins
+            for facts, event_hash in zip(ROW.iter_unpack(packed), hashes, strict=True):
+                event_id, sequence, wall_ms, segment, offset, *_, row_bits = facts
+                self._add(event_id, sequence, wall_ms, (segment, offset), row_bits, event_hash)
+            return
+        self.offset, self.last_hash = offsets[-1], hashes[-1]
+        self.part.extend(hashes)
+        self.next_sequence = max(self.next_sequence, int.from_bytes(packed[-48:-40], "little") + 1)
+        ids = _ID.iter_unpack(packed)
+        if seen & KEY:
+            ids = iter([each for each, row_bits in zip(ids, bits, strict=True) if not row_bits & KEY])
+        self.newest_id = max([(self.newest_id,), *ids])[0]
+
+    def _add(
+        self, event_id: bytes, sequence: int, wall_ms: int, place: tuple[int, int], bits: int, event_hash: bytes
+    ) -> None:
+        """Go behind one event, of which this is all that counts."""
+        if place >= (self.segment, self.offset):
+            segment, self.offset = place
+            if segment != self.segment:
+                self.segment = segment
                 self.before.join(self.part)
                 self.part = Stretch(self.before.size)
-            self.offset = record.offset
-            self.last_hash = record.event_hash
-        self.part.add(record.event_hash)
-        self.next_sequence = max(self.next_sequence, record.global_sequence + 1)
-        if record.event_id > self.newest_id and _is_made_by_a_clock(record, self.newest_id):
-            self.newest_id = record.event_id
+            self.last_hash = event_hash
+        self.part.add(event_hash)
+        self.next_sequence = max(self.next_sequence, sequence + 1)
+        if event_id > self.newest_id and _is_made_by_a_clock(event_id, wall_ms, bits, self.newest_id):
+            self.newest_id = event_id
 
 
 def initial_state(hidden: bytes) -> RunState:
@@ -105,21 +145,12 @@ def initial_state(hidden: bytes) -> RunState:
     return RunState(0, bytes(32), 0, 0, Stretch(), Stretch(), hidden)
 
 
-def state_behind(state: RunState, records: Iterable[Record]) -> RunState:
-    """Return the state behind *records* that follow *state*."""
-    state = state.copy()
-    for record in records:
-        state.add(record)
-    return state
-
-
-def _is_made_by_a_clock(record: Record, newest_id: bytes) -> bool:
+def _is_made_by_a_clock(event_id: bytes, wall_ms: int, bits: int, newest_id: bytes) -> bool:
     """Whether an id is no key; in format 1 a UUIDv7 at most a day ahead of its event passes for one.
 
     So does one that goes on from the newest: ids go on when the clock has been set back, by however much.
     """
-    if not record.bits & FOREIGN:
-        return not record.bits & KEY
-    event_id = record.event_id
-    latest_ms = max(record.wall_ms + DAY_MS, int.from_bytes(newest_id[:6], "big") + 1)
+    if not bits & FOREIGN:
+        return not bits & KEY
+    latest_ms = max(wall_ms + DAY_MS, int.from_bytes(newest_id[:6], "big") + 1)
     return event_id[6] >> 4 == 7 and int.from_bytes(event_id[:6], "big") <= latest_ms

@@ -63,9 +63,8 @@ def footer_from_index(
             if state.segment == meta.segment:
                 part_of_tree = state.part
         elif isinstance(part, Tail):
-            for row in range(view.rows(part)):
-                if first <= part.global_sequence(row) <= last_sequence:
-                    part_of_tree.add(part.event_hash(row))
+            start, stop = (part.row_of_sequence(after, view.rows(part)) for after in (first - 1, last_sequence))
+            part_of_tree.extend(part.hashes(start, stop))
     frames = last_sequence + 1 - first
     if (part_of_tree.start, part_of_tree.size) != (before, frames):
         return None

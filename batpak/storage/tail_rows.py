@@ -144,6 +144,17 @@ class TailRows:
         at = (row & CHUNK_MASK) * HASH_BYTES
         return bytes(self._hashes[row >> CHUNK_SHIFT][at : at + HASH_BYTES])
 
+    def hashes(self, start: int, stop: int) -> list[bytes]:
+        """Return the hashes of the rows [start, stop)."""
+        hashes: list[bytes] = []
+        while start < stop:
+            end = min(stop, (start | CHUNK_MASK) + 1)
+            base = start & ~CHUNK_MASK
+            chunk = self._hashes[start >> CHUNK_SHIFT][(start - base) * HASH_BYTES : (end - base) * HASH_BYTES]
+            hashes += [event_hash for (event_hash,) in HASH.iter_unpack(chunk)]
+            start = end
+        return hashes
+
     def link(self, row: int) -> Link:
         """Return the correlation and causation of a row, as far as it has them."""
         at = (row & CHUNK_MASK) * ROW_BYTES + BITS_OFFSET

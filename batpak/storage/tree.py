@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class Stretch:
@@ -36,6 +36,24 @@ class Stretch:
         """Add one leaf."""
         self._push(blake3(b"\x00" + event_hash).digest(), self.start + self.size, 0)
         self.size += 1
+
+    def extend(self, event_hashes: Sequence[bytes]) -> None:
+        """Add many leaves, each complete subtree of theirs at once."""
+        leaves = [blake3(b"\x00" + event_hash).digest() for event_hash in event_hashes]
+        done = 0
+        while done < len(leaves):
+            at = self.start + self.size
+            level = (len(leaves) - done).bit_length() - 1
+            if at:
+                level = min(level, (at & -at).bit_length() - 1)
+            width = 1 << level
+            nodes = leaves[done : done + width]
+            while len(nodes) > 1:
+                pairs = zip(nodes[::2], nodes[1::2], strict=True)
+                nodes = [blake3(b"\x01" + left + right).digest() for left, right in pairs]
+            self._push(nodes[0], at >> level, level)
+            self.size += width
+            done += width
 
     def join(self, other: Stretch) -> None:
         """Add the leaves of *other*, which begins where this one ends."""

@@ -56,6 +56,14 @@ def test_every_stretch_is_kept_as_its_largest_subtrees() -> None:
             assert stretch(start, stop).nodes == subtrees(start, stop)
 
 
+def test_many_leaves_at_once_make_what_they_make_one_by_one() -> None:
+    for start in range(0, len(LEAVES), 3):
+        for middle in range(start, len(LEAVES) + 1):
+            made = stretch(start, middle)
+            made.extend(LEAVES[middle:])
+            assert (made.nodes, made.end) == (subtrees(start, len(LEAVES)), len(LEAVES))
+
+
 @given(st.lists(st.integers(0, 70), max_size=6).map(sorted))
 def test_stretches_that_follow_one_another_make_the_tree(ends: list[int]) -> None:
     tree = Stretch()
