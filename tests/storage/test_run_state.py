@@ -23,7 +23,7 @@ def as_ours(records: list[Record]) -> list[Record]:
 
 
 @given(record_lists(max_size=60), st.booleans(), st.integers(1, 60))
-def test_packed_rows_lead_to_the_state_that_their_records_lead_to(records: list[Record], ours: bool, step: int) -> None:  # noqa: FBT001 - drawn
+def test_packed_rows_lead_to_the_state_that_their_records_lead_to(records: list[Record], ours: bool, step: int) -> None:
     records = as_ours(records) if ours else records
     tail = Tail()
     for row, record in enumerate(records):
