@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from batpak.actors.system import System
 from batpak.actors.telling import tell_opened
+from batpak.actors.writer import SYNC_EARLY
 from batpak.config import StoreConfig
 from batpak.delivering import Delivering
 from batpak.delivery.places import PlaceBook
@@ -65,6 +66,7 @@ class Store(Delivering):
         self._close_asked = False
         self._ended = False
         self._durable_by_default = config.durable
+        self._sync_early = config.sync_every_events // SYNC_EARLY or config.sync_every_events + 1
         self._config = config
         self._clock = config.clock
         self._requests = Requests(config)
@@ -337,7 +339,7 @@ class Store(Delivering):
     def _is_free(self) -> bool:
         """Whether an append would be written at once, by the calling thread, and without an fsync."""
         behind = self._system.writer.journal.sequence - self._gate.durable
-        return self._writer.is_free and behind + 1 < self._config.sync_every_events
+        return self._writer.is_free and behind + 1 < self._config.sync_every_events and not self._system.index.pressed
 
     # What operators see ------------------------------------------------------------------------------------------
 
@@ -412,10 +414,15 @@ class Store(Delivering):
                 raise damaged_again()
             journal = self._system.writer.journal
             behind = journal.sequence - gate.durable
-            if not gate.dirty or journal.needs_care or behind * 2 == self._config.sync_every_events:
+            if not gate.dirty or journal.needs_care:
+                self._wake_for_sync()
+            elif behind >= self._sync_early and not gate.called:
+                gate.called = True
                 self._wake_for_sync()
             if behind >= self._config.sync_every_events:
                 self._cover(journal.sequence)
+            if self._system.index.pressed:
+                self._system.index.ease(journal.sequence)
         finally:
             if self._close_asked:
                 self._leave()

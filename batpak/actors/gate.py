@@ -59,7 +59,8 @@ class Gate:
     *durable* is the ticket up to which it is, *tag* the place where that is. *failed_syncs* are those of the directory,
     whoever asked for them.
     *on_durable* is called after an fsync, with the device held.
-    *dirty* says that something may be written that no fsync covers, *since* when that became so (monotonic seconds).
+    *dirty* says that something may be written that no fsync covers, *since* when that became so (monotonic seconds),
+    *called* that the writer's thread has been told that an fsync is due before that.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Gate:
         self.failed_syncs: FailedSyncs = []
         self.dirty = False
         self.since = 0.0
+        self.called = False
         self.syncs = 0
         self.mark_failures = 0
         self.on_durable: Callable[[], None] = lambda: None
@@ -154,7 +156,7 @@ class Gate:
         """Run one fsync over everything written; *device* is held. A failure is remembered for good."""
         self.require_sound()  # for those who waited while another's failed: a retry would seem to succeed
         covered = False
-        self.dirty = False  # before the look at what is written: what comes later marks it again
+        self.called = self.dirty = False  # before the look at what is written: what comes later marks it again
         try:
             written = self._written()
             if written.file is not None:

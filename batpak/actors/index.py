@@ -4,6 +4,11 @@ The tail takes every new event in memory, and who waits for one is told when it 
 is frozen, and this actor's own thread, between turns, writes it out as a run and merges runs that have become
 neighbours of a size. Readers hold a `View`: they never wait for any of this. Nothing is written about events that are
 not durable yet.
+
+While events come in, that thread works for at most `WORK_SECONDS` at a time and then rests, the less the fuller the
+tail has become that follows the frozen one. If it falls behind all the same, so that two frozen tails wait, whoever
+appends lets it work: between turns, for a moment in so many events (`ease`), the longer the more tails wait. So what is
+not written out, which an open after a kill reads again, stays near two tails, and no append waits long.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from batpak.actors.actor import Actor
 from batpak.actors.announcer import Announcer
-from batpak.actors.mailbox import new_guard
+from batpak.actors.mailbox import new_guard, new_lock, ring
 from batpak.actors.messages import Adopt, IndexCommand, Publish, Replace
 from batpak.errors import ActorFailedError, BatpakError, WriterFailedError
 from batpak.log import WARNING
@@ -38,15 +43,24 @@ if TYPE_CHECKING:
     from batpak.storage.survey import Survey
 
 RUN_EVENTS: Final = 8192
-RUN_BYTES: Final = 4 * 1024 * 1024
+RUN_BYTES: Final = 8 * 1024 * 1024
 """The tail is frozen and written out at this many events or bytes of memory, whichever comes first."""
 BYTES_EVERY: Final = 64
 """After so many events the memory of the tail is looked at."""
 CLOSE_EVENTS: Final = 512
 """A close writes the tail out if it holds at least so many events; fewer are read back faster than a file is made."""
-BUSY_SHARE: Final = 9
+WORK_SECONDS: Final = 0.002
+"""So long at most background work holds the interpreter's lock at a time: an append may wait as long."""
+SLICES: Final = 32
+"""And so many slices of work at most are done at a time."""
+BUSY_SHARE: Final = 4
 """While events come in, background work rests this many times as long as it worked; a quarter of that for each step
 that it has fallen behind."""
+EASE_EVENTS: Final = 64
+EASE_SECONDS: Final = 0.001
+MAX_EASE_SECONDS: Final = 0.008
+"""With two frozen tails an append waits up to so long in so many events; twice as long for each tail more, but no
+longer than the last."""
 MANY_RUNS: Final = 16
 """With so many runs a look-up gets slow enough for merges to hurry."""
 RETRY_SECONDS: Final = 10.0
@@ -71,6 +85,11 @@ class Index(Actor[IndexCommand]):
         self.driver: Driver[IndexCommand] | None = None
         self._job: Generator[None, None, None] | None = None
         self._seen = opened.count
+        self._eased = 0
+        self._rests = False
+        self._relief = new_lock()
+        self.pressed = 0
+        """How many frozen tails wait beyond the first."""
         self._failed: BaseException | None = None
 
     def handle(self, command: IndexCommand) -> object:
@@ -119,27 +138,51 @@ class Index(Actor[IndexCommand]):
             return None
         started = self._clock.monotonic()
         try:
-            next(self._job)
+            for _ in range(SLICES):
+                next(self._job)
+                if self._clock.monotonic() - started >= WORK_SECONDS:
+                    break
         except StopIteration:
             self._job = None
-            return 0.0
         except (OSError, BatpakError, RunError) as error:
             self._job = None
+            self.pressed, self._rests = 0, True
             self.lines.append((WARNING, "index.not_written", {"error": type(error).__name__}))
             if isinstance(error, WriterFailedError):
                 self.cover = None  # nothing more becomes durable, so nothing more may be written about it
                 return None
             return RETRY_SECONDS
+        self._rests = False
+        ring(self._relief)
         seen, self._seen = self._seen, self.view.bound
         if seen == self._seen:
             return 0.0
         return (self._clock.monotonic() - started) * BUSY_SHARE / (1 << 2 * self._behind())
 
     def _behind(self) -> int:
-        """How far background work has fallen behind: frozen tails beyond the first, and too many runs."""
-        tails = sum(isinstance(part, Tail) for part in self.view.parts) - 2
-        runs = len(self.view.parts) // MANY_RUNS
-        return max(0, tails) + runs
+        """How far background work has fallen behind: quarters of a tail beyond the first, and too many runs."""
+        view = self.view
+        waiting = sum(part.count for part in view.parts[:-1] if isinstance(part, Tail))
+        quarters = (waiting + view.bound) * 4 // RUN_EVENTS - 4 if waiting else 0
+        return min(8, max(0, quarters) + len(view.parts) // MANY_RUNS)
+
+    def ease(self, sequence: int) -> None:
+        """Let background work go on that has fallen behind: wait for it a moment, at most `MAX_EASE_SECONDS`.
+
+        Outside every turn, behind an append that ended before *sequence*; *pressed* tells whether to.
+        """
+        events, self._eased = sequence - self._eased, sequence
+        if 0 <= events < EASE_EVENTS:
+            self._eased -= events
+            return
+        self._relief.acquire(blocking=False)
+        seconds = EASE_SECONDS * min(abs(events) // EASE_EVENTS, 8) * (1 << min(self.pressed, 4)) / 2
+        self._relief.acquire(timeout=min(seconds, MAX_EASE_SECONDS))
+
+    def _count_waiting(self) -> None:
+        """Note how many frozen tails wait; while background work rests after a failure nobody waits for it."""
+        if self._writable and not self._rests:
+            self.pressed = max(0, sum(isinstance(part, Tail) for part in self.view.parts) - 2)
 
     def write_out(self) -> None:
         """Write what the tails hold, if it is enough; for a close, when no more events come."""
@@ -181,6 +224,7 @@ class Index(Actor[IndexCommand]):
         self._tail.cut(self.view.bound)  # a put that was cut short may have left more
         fresh = shared(Tail(self._tail.last_sequence + 1))
         self.view = View((*self.view.parts, fresh), 0)
+        self._count_waiting()
         if self.driver is not None:
             self.driver.wake()
 
@@ -202,6 +246,7 @@ class Index(Actor[IndexCommand]):
         at = shown.index(parts[0])
         shown[at : at + len(parts)] = [part]
         self.view = View(tuple(shown), self.view.bound)
+        self._count_waiting()
 
     def _replace(self, run: Run) -> None:
         """Rebuild what a damaged run held; in its place stands a tail that will be written out again."""
@@ -234,6 +279,7 @@ class Index(Actor[IndexCommand]):
         self.cover(tail.last_sequence + 1)
         meta = yield from run_meta(self._found, tail, tail.count, state)
         name = yield from run_builder.build(self._files, tail, meta)
+        yield
         self._show(Run.open(self._files, name, meta.store_id), (tail,))
 
     def _merge_some(self) -> Generator[None, None, None] | None:
@@ -248,8 +294,10 @@ class Index(Actor[IndexCommand]):
         covers = join_covers([cover for run in runs for cover in run.meta.covers])
         meta = RunMeta(last.store_id, 1 + max(run.meta.generation for run in runs), covers, last.tree)
         name = yield from run_builder.build(self._files, runs, meta)
+        yield
         self._show(Run.open(self._files, name, meta.store_id), runs)
         for run in runs:
+            yield
             self._files.remove(run.name)
 
     def _show(self, run: Run, parts: Sequence[Part]) -> None:

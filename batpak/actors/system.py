@@ -188,15 +188,15 @@ class System:
     def _report(self, opened: Opened, phases: Phases, copies: Sequence[tuple[str, Torn]]) -> OpenReport:
         """Say how the store was opened."""
         scan = opened.scan
-        path: Literal["new", "runs", "rebuild"] = "runs" if opened.parts else "rebuild" if scan.events else "new"
+        path: Literal["new", "runs", "rebuild"] = "runs" if opened.adopted else "rebuild" if scan.events else "new"
         quarantined = tuple(
             Quarantined(name, torn.segment, torn.offset, len(torn.data), format2.event_hash(torn.data).hex())
             for name, torn in copies
         )
         return OpenReport(
             path=path,
-            runs=len(opened.parts),
-            tail_events=opened.count,
+            runs=opened.adopted,
+            tail_events=scan.events,
             tail_bytes=scan.bytes,
             seconds=self.clock.monotonic() - phases.started,
             phases=tuple(phases.phases),

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 MAX_HEADS: Final = 65_536
 """How many entities' newest events stay in memory; the others are found in the index."""
+SYNC_EARLY: Final = 4
+"""The writer's thread begins an fsync at this part of ``sync_every_events``: busy callers make it wait for the
+interpreter before and behind it, and who reaches the limit waits for its end."""
 MAX_TURN_BYTES: Final = 16 * 1024 * 1024
 """A turn that has so much to write leaves the commands behind it to the next: nobody waits for a write without end."""
 
@@ -201,7 +204,7 @@ class Writer(Actor[WriterCommand]):
             gate.mark_dirty()
         behind = self.journal.sequence - gate.durable
         due = self._seconds_left(gate)
-        if due <= 0 or behind * 2 >= self._config.sync_every_events:
+        if due <= 0 or behind * SYNC_EARLY >= self._config.sync_every_events:
             try:
                 gate.cover(self.journal.sequence)
             except BatpakError:

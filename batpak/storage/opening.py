@@ -42,6 +42,8 @@ class Opened:
     state: RunState
     scan: Scan
     leftovers: list[str] = field(default_factory=list)
+    adopted: int = 0
+    """How many runs were there; the others were made while the rest was scanned."""
 
     def events(self) -> int:
         """How many events there are in all."""
@@ -60,7 +62,7 @@ def open_parts(files: Files, found: Survey, *, writable: bool) -> Opened:
     """Adopt the runs that hold, and scan what they do not cover."""
     runs, leftovers = adopt_runs(files, found)
     state, scan = begin_scan(files, found, runs, writable=writable)
-    opened = Opened(list(runs), Tail(state.next_sequence), 0, state, scan, leftovers)
+    opened = Opened(list(runs), Tail(state.next_sequence), 0, state, scan, leftovers, len(runs))
     _fill(files, found, opened, spill=writable)
     found.ledger.numbers.forget()
     return opened

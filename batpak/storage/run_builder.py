@@ -75,6 +75,7 @@ def build(
             _finish(file, name, layout)
             yield
             file.sync()
+        yield
         files.replace(temporary, name)
         temporary = name
         files.sync_folder(FOLDER)
