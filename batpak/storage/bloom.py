@@ -13,10 +13,12 @@ About one absent key in a hundred passes as present. A filter of no blocks holds
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 from zlib import crc32
 
 from crc32c import crc32c
+
+from batpak.storage.blocks import BLOCK_SHIFT
 
 if TYPE_CHECKING:
     from batpak.storage.blocks import Body
@@ -30,6 +32,9 @@ _FIRST_PROBE: Final = 28
 _SPREAD: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
 
+Spot: TypeAlias = tuple[int, int]
+"""Where a key stands in a filter of any length: what names its block, and its probes, the first one lowest."""
+
 
 def filter_bytes(keys: int) -> int:
     """Return how long a filter for so many keys is, in bytes."""
@@ -38,30 +43,43 @@ def filter_bytes(keys: int) -> int:
 
 def add_key(bits: bytearray, key: bytes) -> None:
     """Make the filter *bits*, which is not empty, hold *key*."""
-    at, x = place(len(bits), key)
+    h, x = spot_of(key)
+    at = (h * (len(bits) // BLOCK_BYTES) >> 32) * BLOCK_BYTES
     for _ in range(_PROBES):
         bits[at + (x >> 3 & 63)] |= 1 << (x & 7)
         x >>= _PROBE_BITS
 
 
-def may_hold(body: Body, section: tuple[int, int], key: bytes) -> bool:
-    """Return False only where the filter in a *section*, its start and length, of *body* does not hold *key*."""
-    start, length = section
-    if not length:
-        return False
-    at, x = place(length, key)
-    at += start
-    body.check(at, at + BLOCK_BYTES)
-    view = body.view
-    for _ in range(_PROBES):
-        if not view[at + (x >> 3 & 63)] >> (x & 7) & 1:
-            return False
-        x >>= _PROBE_BITS
-    return True
-
-
-def place(length: int, key: bytes) -> tuple[int, int]:
-    """Return where the block of *key* begins in a filter of *length* bytes, and its probes, the first one lowest."""
+def spot_of(key: bytes) -> Spot:
+    """Return where *key* stands in every filter."""
     h = crc32c(key)
-    x = ((h << 32 | crc32(key)) * _SPREAD & _MASK) >> _FIRST_PROBE
-    return (h * (length // BLOCK_BYTES) >> 32) * BLOCK_BYTES, x
+    return h, ((h << 32 | crc32(key)) * _SPREAD & _MASK) >> _FIRST_PROBE
+
+
+class Filter:
+    """A filter in the body of a run."""
+
+    __slots__ = ("_blocks", "_body", "_start")
+
+    def __init__(self, body: Body, section: tuple[int, int]) -> None:
+        """Read a *section* of *body*, its start and length."""
+        self._body = body
+        self._start, length = section
+        self._blocks = length // BLOCK_BYTES
+
+    def may_hold(self, spot: Spot) -> bool:
+        """Return False only where the filter does not hold the key of that spot."""
+        h, x = spot
+        body, blocks = self._body, self._blocks
+        at = self._start + (h * blocks >> 32) * BLOCK_BYTES
+        if not blocks:
+            return False
+        if not body.checked[at >> BLOCK_SHIFT]:  # a filter's block never lies in two: both are multiples of its size
+            body.check_block(at >> BLOCK_SHIFT)
+        view = body.view
+        return (  # each probe by itself: most keys are told by the first or the second
+            view[at + (x >> 3 & 63)] >> (x & 7) & 1
+            and view[at + (x >> 12 & 63)] >> (x >> 9 & 7) & 1
+            and view[at + (x >> 21 & 63)] >> (x >> 18 & 7) & 1
+            and view[at + (x >> 30 & 63)] >> (x >> 27 & 7) & 1
+        ) == 1

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batpak.region import Region
+    from batpak.storage.bloom import Spot
 
 ROW: Final = struct.Struct("<16sQQIIIIIIHHBB2x")
 ROW_BYTES: Final = ROW.size
@@ -181,8 +182,11 @@ class Part(Protocol):
     def find_id(self, event_id: bytes, bound: int) -> int | None:
         """Return the newest row with that id."""
 
-    def find_key(self, key: bytes, bound: int) -> int | None:
-        """Return the newest row with that id, keyed or not; the usual answer, none, comes at once."""
+    def find_key(self, key: bytes, bound: int, spot: Spot | None = None) -> int | None:
+        """Return the newest row with that id, keyed or not; the usual answer, none, comes at once.
+
+        *spot* is that of the key in a filter: whoever asks many parts makes it once.
+        """
 
     def match(self, region: Region, start: int, stop: int, *, reverse: bool = False) -> Iterator[int]:
         """Yield the rows in [start, stop) that match every part of *region*, in order; rows with HIDDEN never."""
@@ -190,8 +194,8 @@ class Part(Protocol):
     def stream(self, entity: str, start: int, stop: int, *, reverse: bool = False) -> Iterator[int]:
         """Yield the rows in [start, stop) of exactly that entity, in order; rows with HIDDEN never."""
 
-    def head(self, entity: str, bound: int) -> Head | None:
-        """Return the newest event of an entity on lane 0, rows with HIDDEN included."""
+    def head(self, entity: str, bound: int, spot: Spot | None = None) -> Head | None:
+        """Return the newest event of an entity on lane 0, rows with HIDDEN included; *spot* as for `find_key`."""
 
     def newest(self, entity: str, bound: int) -> int | None:
         """Return the newest row of an entity on any lane; rows with HIDDEN never."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from batpak.storage import filter as region_filter
 from batpak.storage.blocks import RunError
+from batpak.storage.bloom import spot_of
 from batpak.storage.row import HIDDEN, Head
 from batpak.storage.run_format import (
     ASCENDING,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from batpak.region import Region
+    from batpak.storage.bloom import Spot
     from batpak.storage.files import Files
 
 __all__ = ["BadBlockError", "Run", "RunError"]
@@ -77,9 +79,13 @@ class Run(RunTables):
         """Return the newest row with that id."""
         return self.ids.newest(event_id, bound)
 
-    def find_key(self, key: bytes, bound: int) -> int | None:
-        """Return the newest row with that id, keyed or not."""
-        return self.ids.newest(key, bound)
+    def find_key(self, key: bytes, bound: int, spot: Spot | None = None) -> int | None:
+        """Return the newest row with that id, keyed or not; *spot* is that of the key in a filter."""
+        ids = self.ids
+        low, high = ids.bounds or ids.find_bounds()
+        if not low <= key <= high and not ids.filter.may_hold(spot or spot_of(key)):
+            return None
+        return ids.newest(key, bound)
 
     def match(self, region: Region, start: int, stop: int, *, reverse: bool = False) -> Iterator[int]:
         """Yield the rows in [start, stop) that match every part of *region*, in order; rows with HIDDEN never."""
@@ -93,8 +99,10 @@ class Run(RunTables):
         rows = self.rank_posting(rank).rows(start, stop, reverse=reverse)
         return region_filter.visible(self, rows)
 
-    def head(self, entity: str, bound: int) -> Head | None:
-        """Return the newest event of an entity on lane 0, rows with HIDDEN included."""
+    def head(self, entity: str, bound: int, spot: Spot | None = None) -> Head | None:
+        """Return the newest event of an entity on lane 0, rows with HIDDEN included; *spot* is that of its name."""
+        if spot is not None and not self._entity_filter.may_hold(spot):
+            return None
         rank = self.rank_of(entity)
         if rank is None:
             return None

@@ -42,13 +42,14 @@ class RunIds:
         "_count",
         "_end",
         "_fences",
-        "_filter",
         "_known_fences",
         "_listed",
         "_listed_count",
         "_listed_fences",
         "_rows",
         "_span",
+        "bounds",
+        "filter",
     )
 
     def __init__(self, body: Body, sections: Mapping[str, tuple[int, int]], count: int) -> None:
@@ -61,9 +62,11 @@ class RunIds:
         self._listed, listed_bytes = sections[Section.LISTED]
         self._listed_count = listed_bytes // LISTED.size
         self._listed_fences = Column(body, sections[Section.LISTED_FENCES], "Q")
-        self._filter = sections[Section.LISTED_FILTER]
+        self.filter = bloom.Filter(body, sections[Section.LISTED_FILTER])
         self._span: tuple[int, int] | None = None
         self._known_fences: list[int] = []
+        self.bounds: tuple[bytes, bytes] | None = None
+        """Every id in order lies between these, as `find_bounds` has found."""
 
     @property
     def listed_count(self) -> int:
@@ -74,7 +77,7 @@ class RunIds:
         """Return the newest row below *bound* with that id."""
         low, high = self.span()
         found = self._newest_in_order(event_id, bound) if low <= prefix_of(event_id) <= high else -1
-        if self._listed_count and bloom.may_hold(self._body, self._filter, event_id):
+        if self._listed_count and self.filter.may_hold(bloom.spot_of(event_id)):
             found = max(found, self._newest_listed(event_id, bound))
         return None if found < 0 else found
 
@@ -121,6 +124,12 @@ class RunIds:
     def span(self) -> IdSpan:
         """Return bounds of the numbers of the ids in order; read once: most look-ups are of other runs' ids."""
         return self._span or self._find_span()
+
+    def find_bounds(self) -> tuple[bytes, bytes]:
+        """Return the least and the greatest id that may be in order, and keep them."""
+        low, high = self.span()
+        self.bounds = low.to_bytes(8, "big") + bytes(8), high.to_bytes(8, "big") + b"\xff" * 8
+        return self.bounds
 
     def _find_span(self) -> IdSpan:
         """Read the bounds."""

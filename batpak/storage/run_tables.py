@@ -40,12 +40,14 @@ class RunTables:
         """Read the body *view*; most callers want `open`."""
         self.name = name
         self.layout = layout
+        self.count = layout.count
         self.meta = layout.meta
         sections = layout.sections
         me = ref(self)  # a cycle would keep the mapping, and the space of a removed file, until it is collected
         crcs = memoryview(layout.crcs).cast("I")
         self.body = Body(view, crcs, layout.salt, lambda block: BadBlockError(name, block, me()))
         self.entities = self._names(Section.ENTITY_NAMES, Section.ENTITY_ENDS)
+        self._entity_filter = bloom.Filter(self.body, sections[Section.ENTITY_FILTER])
         self.scopes = self._names(Section.SCOPE_NAMES, Section.SCOPE_ENDS)
         self.ids = RunIds(self.body, sections, layout.count)
         self.place_in_span = self.ids.place_in_order
@@ -67,11 +69,6 @@ class RunTables:
         self._wall_tops = Column(self.body, sections[Section.WALL_TOPS], "Q")
         self._kinds = Column(self.body, sections[Section.KINDS], "I", step=TERM.size)
         self._namespaces = Column(self.body, sections[Section.NAMESPACES], "I", step=NAMESPACE.size)
-
-    @property
-    def count(self) -> int:
-        """How many rows there are."""
-        return self.layout.count
 
     @property
     def first_sequence(self) -> int:
@@ -254,9 +251,7 @@ class RunTables:
     def rank_of(self, entity: str) -> int | None:
         """Return the rank of an entity; the usual answer, none, comes from the filter."""
         name = entity.encode()
-        if not bloom.may_hold(self.body, self.layout.sections[Section.ENTITY_FILTER], name):
-            return None
-        return self.entities.find(name)
+        return self.entities.find(name) if self._entity_filter.may_hold(bloom.spot_of(name)) else None
 
     def _namespace(self, prefix: str) -> tuple[int, int]:
         """Return the ranks of the entities that begin with *prefix* and a colon."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from batpak.region import Region
+    from batpak.storage.bloom import Spot
     from batpak.storage.postings import Posting
     from batpak.storage.row import Record
 
@@ -249,7 +250,7 @@ class Tail(TailRows):
         visible = rows_below(repeats, bound)
         return repeats[visible - 1] if visible else first
 
-    def find_key(self, key: bytes, bound: int) -> int | None:
+    def find_key(self, key: bytes, bound: int, spot: Spot | None = None) -> int | None:  # noqa: ARG002 - as `Part` has it
         """Return the newest row with that id, keyed or not."""
         return self.find_id(key, bound)
 
@@ -264,7 +265,7 @@ class Tail(TailRows):
         rows = ListPosting(self._rows(entity)).rows(start, stop, reverse=reverse)
         return region_filter.visible(self, rows)
 
-    def head(self, entity: str, bound: int) -> Head | None:
+    def head(self, entity: str, bound: int, spot: Spot | None = None) -> Head | None:  # noqa: ARG002 - as `Part` has it
         """Return the newest event of an entity on lane 0, rows with HIDDEN included."""
         row = self._newest(entity, bound, BRANCH)
         if row is None:
@@ -359,8 +360,11 @@ class Tail(TailRows):
         return [] if found is None else found.rows
 
     def _newest(self, entity: str, bound: int, unwanted: int) -> int | None:
+        found = self._entity_of.get(entity)
+        if found is None:  # a new one, as entities of many are: nothing has to be posted for it
+            return None
         self.post(bound)
-        rows = self._rows(entity)
+        rows = found.rows
         for at in range(rows_below(rows, bound) - 1, -1, -1):
             if not self.facts(rows[at])[-1] & unwanted:
                 return rows[at]

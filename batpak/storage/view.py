@@ -11,6 +11,8 @@ from itertools import islice, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from batpak.storage.bloom import spot_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -113,16 +115,18 @@ class View:
 
     def find_key(self, key: bytes) -> Record | None:
         """The same for an idempotency key: "no" comes quickly."""
+        spot, last = spot_of(key), self.parts[-1]
         for part in reversed(self.parts):
-            row = part.find_key(key, self.rows(part))
+            row = part.find_key(key, self.bound if part is last else part.count, spot)
             if row is not None:
                 return part.record(row)
         return None
 
     def head(self, entity: str) -> Head | None:
         """Return the newest event of *entity*, hidden ones included: what its next event links to."""
+        spot, last = spot_of(entity.encode()), self.parts[-1]
         for part in reversed(self.parts):
-            head = part.head(entity, self.rows(part))
+            head = part.head(entity, self.bound if part is last else part.count, spot)
             if head is not None:
                 return head
         return None
