@@ -55,7 +55,8 @@ class Durable(Protocol):
 class Standing:
     """What the next event builds on: newest events, the next place, the next id.
 
-    *heads* hold what was used last; the rest is found through the index's view. *read_frame* reads a stored event back.
+    *heads* hold what was used last, *older_heads* what was before they were full; the rest is found through the index's
+    view. *read_frame* reads a stored event back.
     """
 
     __slots__ = (
@@ -63,11 +64,13 @@ class Standing:
         "evicted",
         "format",
         "gate",
+        "hasher",
         "heads",
         "ids",
         "last_hash",
         "max_heads",
         "next_sequence",
+        "older_heads",
         "packer",
         "read_frame",
         "told",
@@ -97,20 +100,22 @@ class Standing:
         self.read_frame = read_frame
         self.bits = FOREIGN if segment_format == format1.VERSION else 0
         self.heads: dict[str, Newest] = {}
+        self.older_heads: dict[str, Newest] = {}
         self.packer: msgpack.Packer | None = None
+        self.hasher = blake3()
         self.gate: Durable | None = None
         self.told: DurableTag | None = None
 
     def head(self, entity: str) -> Newest | None:
         """Return the newest event of *entity*."""
-        head = self.heads.get(entity)
-        return head if head is not None else self.view().head(entity)
+        return self.heads.get(entity) or self.older_heads.get(entity) or self.view().head(entity)
 
     def take(self, decision: Decision, records: Sequence[Record]) -> None:
         """Build on *records* from now on; they have been published. Doing it twice changes nothing."""
         heads = self.heads
         if len(heads) > self.max_heads:
-            self.heads = heads = {}
+            self.older_heads, self.heads = heads, {}
+            heads = self.heads
         for record in records:
             heads[record.entity] = Head(record.sequence, record.wall_ms, record.event_hash, record.global_sequence)
         self.told = decision.tag
@@ -256,7 +261,7 @@ class Decision:
     def _place(self, command: Append, remaining: int, causation: bytes | None) -> Receipt:
         """Give one event its place, its links and its bytes."""
         standing, entity, key, timestamp_us = self._standing, command.entity, command.key, command.timestamp_us
-        head = self._heads.get(entity) or standing.heads.get(entity) or standing.view().head(entity)
+        head = self._heads.get(entity) or standing.heads.get(entity) or standing.head(entity)
         newest, previous = (NO_STREAM, None) if head is None else (head.sequence, head.event_hash)
         if command.expected_sequence is not None and command.expected_sequence != newest:
             raise SequenceConflictError(entity, command.expected_sequence, newest)
@@ -291,7 +296,10 @@ class Decision:
         )
         if standing.format == format2.VERSION:
             body = self._body(record, command, remaining, previous)
-            event_hash = blake3(body).digest()
+            hasher = standing.hasher  # a new one for each body would cost a quarter more
+            hasher.reset()
+            hasher.update(body)
+            event_hash = hasher.digest()
         else:
             event_hash = format1.event_hash(command.payload)
             body = format1.encode_body(_frame(record, command, previous, event_hash))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from batpak.storage.segment import SegmentMeta
 
 MAX_HEADS: Final = 65_536
-"""How many entities' newest events stay in memory; the others are found in the index."""
+"""At least so many entities' newest events stay in memory, at most twice as many; the others are found in the index."""
 SYNC_EARLY: Final = 4
 """The writer's thread begins an fsync at this part of ``sync_every_events``: busy callers make it wait for the
 interpreter before and behind it, and who reaches the limit waits for its end."""

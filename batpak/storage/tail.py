@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _FENCE_SHIFT: Final = 8
 _FENCE_ROWS: Final = 1 << _FENCE_SHIFT
 _FENCE_MASK: Final = _FENCE_ROWS - 1
-"""A fence holds the least wall clock of so many rows."""
+"""No row has a wall clock below its fence; one fence stands for so many rows."""
 
 _OTHER_BITS: Final = 0xFF & ~LINKED
 
@@ -194,11 +194,20 @@ class Tail(TailRows):
                 rows.append(row)
             if bits & LINKED:
                 self._link(row)
-        for first in range(self._posted & ~_FENCE_MASK, bound, _FENCE_ROWS):
-            walls = map(self.wall_ms, range(first, min(bound, first + _FENCE_ROWS)))
-            self._fences[first >> _FENCE_SHIFT :] = [min(walls)]
+        self._fence(bound)
         self._posted = bound
         self._is_half_posted = False
+
+    def _fence(self, bound: int) -> None:
+        """Lower the fences of the next rows; that one is too low does no harm."""
+        fences = self._fences
+        for first in range(self._posted & ~_FENCE_MASK, bound, _FENCE_ROWS):
+            rows = range(max(first, self._posted), min(bound, first + _FENCE_ROWS))
+            least = min(map(self.wall_ms, rows))
+            if first >> _FENCE_SHIFT == len(fences):
+                fences.append(least)
+            elif least < fences[first >> _FENCE_SHIFT]:
+                fences[first >> _FENCE_SHIFT] = least
 
     def _take_back(self, count: int) -> None:
         """Take the rows from *count* on out of every list; no reader has seen one of them."""
@@ -261,6 +270,8 @@ class Tail(TailRows):
 
     def stream(self, entity: str, start: int, stop: int, *, reverse: bool = False) -> Iterator[int]:
         """Yield the rows in [start, stop) of exactly that entity, in order; rows with HIDDEN never."""
+        if entity not in self._entity_of:
+            return iter(())
         self.post(stop)
         rows = ListPosting(self._rows(entity)).rows(start, stop, reverse=reverse)
         return region_filter.visible(self, rows)
@@ -281,10 +292,10 @@ class Tail(TailRows):
 
         Costs a search where the entity's sequences ascend, which they do except in journals of the original.
         """
-        self.post(bound)
         found = self._entity_of.get(entity)
         if found is None:
             return []
+        self.post(bound)
         rows, facts = found.rows, self.facts
         high = rows_below(rows, bound)
         if not found.ascending:
