@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from enum import Enum, IntFlag
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
@@ -103,6 +104,10 @@ class Facts(Protocol):
         """The version of the payload's schema."""
 
 
+_coordinate: Final = lru_cache(maxsize=4096)(Coordinate)
+"""Checking the text of one costs more than finding it here."""
+
+
 def entry_of(facts: Facts) -> IndexEntry:
     """Return the public form of what the index keeps."""
     event_id = UUID(bytes=facts.event_id)
@@ -110,14 +115,14 @@ def entry_of(facts: Facts) -> IndexEntry:
     causation = facts.causation_id
     return IndexEntry(
         event_id,
-        Coordinate(facts.entity, facts.scope),
+        _coordinate(facts.entity, facts.scope),
         EventKind.from_value(facts.kind),
         facts.global_sequence,
         facts.sequence,
         facts.wall_ms,
         event_id if correlation is None else UUID(bytes=correlation),
         None if causation is None else UUID(bytes=causation),
-        EventFlags(facts.flags),
+        EventFlags(facts.flags) if facts.flags else NO_FLAGS,
         facts.payload_version,
     )
 

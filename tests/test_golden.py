@@ -116,7 +116,7 @@ def open_copy(mode: Mode, tmp_path: Path) -> Iterator[Opener]:
 
 def facts(event: StoredEvent) -> dict[str, Any]:
     """Return all of an event in the words of expected.json."""
-    frame = event._content.frame  # type: ignore[attr-defined]
+    frame: Any = event._rest
     return {
         "global_sequence": event.global_sequence,
         "event_id": event.event_id.hex,

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _READ_ENTRIES: Final = 2 * ID_FENCE_ROWS
 _unpack: Final = PLACE.unpack_from
-_BLOCK_OF_ROWS: Final = ID_FENCE_ROWS * ROW_BYTES
 MAX_KEPT_FENCES: Final = 1 << 16
 """So many fences are kept as numbers, 40 bytes each: those of four million rows."""
 _ROW_LIMIT: Final = 0xFFFFFFFF
@@ -40,7 +39,6 @@ class RunIds:
     __slots__ = (
         "_body",
         "_count",
-        "_end",
         "_fences",
         "_known_fences",
         "_listed",
@@ -57,7 +55,6 @@ class RunIds:
         self._body = body
         self._count = count
         self._rows = sections[Section.ROWS][0]
-        self._end = self._rows + count * ROW_BYTES
         self._fences = Column(body, sections[Section.ID_FENCES], "Q")
         self._listed, listed_bytes = sections[Section.LISTED]
         self._listed_count = listed_bytes // LISTED.size
@@ -92,14 +89,21 @@ class RunIds:
         block = bisect_left(fences, number) - 1
         if block < 0:
             return None
-        first = self._rows + block * _BLOCK_OF_ROWS
-        end = first + _BLOCK_OF_ROWS
-        end = min(end, self._end)
-        body = self._body
-        checked = body.checked
-        if not (checked[first >> BLOCK_SHIFT] and checked[end - 1 >> BLOCK_SHIFT]):
-            body.check(first, end)
-        packed = body.view[first:end].tobytes()
+        row = block * ID_FENCE_ROWS
+        # Ids of one millisecond go up by one: counted from the last one before these rows, or from the last of these.
+        after = number - fences[block] - 1
+        if after < ID_FENCE_ROWS:
+            row += after
+        elif block + 1 < len(fences) and (before := fences[block + 1] - number) < ID_FENCE_ROWS:
+            row += ID_FENCE_ROWS - 1 - before
+        if row < self._count:
+            start = self._rows + row * ROW_BYTES
+            if not self._body.checked[start >> BLOCK_SHIFT]:
+                self._body.check_block(start >> BLOCK_SHIFT)
+            place = _unpack(self._body.view, start)
+            if place[0] == event_id:
+                return place
+        _, packed = self._rows_behind(block)
         at = packed.rfind(event_id)
         return _unpack(packed, at) if at >= 0 and not at % ROW_BYTES else None
 
@@ -166,9 +170,11 @@ class RunIds:
     def _near_fence(self, event_id: bytes) -> tuple[int, bytes]:
         """Return the 64 rows among which an id stands if it is in order, packed, behind the number of the first."""
         block = self._fences.at_least(prefix_of(event_id)) - 1
-        if block < 0:
-            return 0, b""
-        first = block * ID_FENCE_ROWS
+        return self._rows_behind(block) if block >= 0 else (0, b"")
+
+    def _rows_behind(self, fence: int) -> tuple[int, bytes]:
+        """Return the rows that a fence stands before, packed, behind the number of the first."""
+        first = fence * ID_FENCE_ROWS
         last = min(self._count, first + ID_FENCE_ROWS)
         return first, self._body.read(self._rows + first * ROW_BYTES, self._rows + last * ROW_BYTES)
 

@@ -78,7 +78,10 @@ class View:
         return None if found is None else found[0].record(found[1])
 
     def place_of(self, event_id: bytes, number: int) -> FramePlace | None:
-        """Return where the frame of the event lies that `find_id` finds; *number* is that of its first eight bytes."""
+        """Return where the frame of the event lies that `find_id` finds; *number* is that of its first eight bytes.
+
+        Not of a view that was cut in the midst of a run.
+        """
         for low, high, part in self.routes or self._find_routes():
             if low <= number <= high:
                 place = part.place_in_span(event_id, number)

@@ -30,7 +30,10 @@ from batpak import (
 from batpak.actors import index
 from batpak.actors.decision import Standing
 from batpak.actors.gate import Gate
+from batpak.actors.reader import Reader
 from batpak.actors.writer import Writer
+from batpak.storage.mapped import SegmentMaps
+from batpak.storage.view import View
 from tests.interrupts.conftest import threads_end
 from tests.interrupts.world import LONG, PATIENCE_SECONDS, World, until
 
@@ -78,18 +81,20 @@ def test_a_handler_that_appends_from_within_a_turn_is_refused_by_name(
     with World(tmp_path) as world:
         world.check()
         refused: list[BaseException] = []
+        event_id = next(iter(world.acknowledged.values())).event_id
 
         def append() -> None:
             for call in (
                 lambda: world.append(1000),
                 lambda: world.append_batch([1000]),
-                lambda: world.store.get(next(iter(world.acknowledged.values())).event_id),
+                lambda: world.store.load_contents([]),
                 world.store.sync,
             ):
                 with pytest.raises(ReentrantCallError) as caught:
                     call()
                 refused.append(caught.value)
-            assert world.store.stats().events >= 1  # what asks nobody goes on
+            assert world.store.stats().events >= 1  # what asks nobody goes on, a read of what is mapped too
+            assert world.store.get(event_id).event_id == event_id
 
         on_signal(append)
         if name == "repair":
@@ -198,7 +203,7 @@ def test_a_close_by_a_handler_is_put_off_to_the_end_of_what_its_thread_does(
         world.check_all()
 
 
-@pytest.mark.parametrize("read", ["get", "query", "read", "sync"])
+@pytest.mark.parametrize("read", ["get", "get mapped", "query", "read", "read mapped", "sync"])
 def test_a_close_by_a_handler_in_the_middle_of_another_call_happens_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_signal: Callable[..., None], read: str
 ) -> None:
@@ -212,14 +217,21 @@ def test_a_close_by_a_handler_in_the_middle_of_another_call_happens_behind_it(
         "read": lambda: list(store.read()),
         "sync": store.sync,
     }
+    inside = {
+        "get": (Reader, "handle"),
+        "get mapped": (SegmentMaps, "body"),
+        "query": (View, "select"),
+        "read": (Reader, "handle"),
+        "read mapped": (SegmentMaps, "bodies"),
+        "sync": (Gate, "sync_device"),
+    }
     on_signal(store.close)
     if read == "sync":
         world.append(0)
-        during(monkeypatch, Gate, "sync_device")
-    else:
-        owner = type(store._system.reader) if read != "query" else type(store._system.index.view)
-        during(monkeypatch, owner, "handle" if read != "query" else "select")
-    calls[read]()
+    if "mapped" not in read:
+        store._maps.clear()
+    during(monkeypatch, *inside[read])
+    calls[read.removesuffix(" mapped")]()
     assert store.diagnostics().state == "closed"
 
 
