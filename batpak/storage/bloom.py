@@ -21,13 +21,13 @@ from crc32c import crc32c
 from batpak.storage.blocks import BLOCK_SHIFT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from batpak.storage.blocks import Body
 
 BLOCK_BYTES: Final = 64
 _BLOCK_BITS: Final = BLOCK_BYTES * 8
 _BITS_PER_KEY: Final = 10
-_PROBES: Final = 4
-_PROBE_BITS: Final = 9
 _FIRST_PROBE: Final = 28
 _SPREAD: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
@@ -41,13 +41,17 @@ def filter_bytes(keys: int) -> int:
     return -(-keys * _BITS_PER_KEY // _BLOCK_BITS) * BLOCK_BYTES
 
 
-def add_key(bits: bytearray, key: bytes) -> None:
-    """Make the filter *bits*, which is not empty, hold *key*."""
-    h, x = spot_of(key)
-    at = (h * (len(bits) // BLOCK_BYTES) >> 32) * BLOCK_BYTES
-    for _ in range(_PROBES):
+def add_keys(bits: bytearray, keys: Iterable[bytes]) -> None:
+    """Make the filter *bits*, which is not empty, hold *keys*."""
+    blocks = len(bits) // BLOCK_BYTES
+    for key in keys:
+        h = crc32c(key)
+        x = ((h << 32 | crc32(key)) * _SPREAD & _MASK) >> _FIRST_PROBE
+        at = (h * blocks >> 32) * BLOCK_BYTES
         bits[at + (x >> 3 & 63)] |= 1 << (x & 7)
-        x >>= _PROBE_BITS
+        bits[at + (x >> 12 & 63)] |= 1 << (x >> 9 & 7)
+        bits[at + (x >> 21 & 63)] |= 1 << (x >> 18 & 7)
+        bits[at + (x >> 30 & 63)] |= 1 << (x >> 27 & 7)
 
 
 def spot_of(key: bytes) -> Spot:

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from array import array
-from heapq import merge
+from bisect import bisect_right
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Final
 
 from batpak.storage import bloom
-from batpak.storage.body_writer import filled
 from batpak.storage.namespaces import Namespaces
-from batpak.storage.row import ROW_BYTES
 from batpak.storage.run_format import Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from batpak.storage.body_writer import BodyWriter
-    from batpak.storage.run_sources import Source
+    from batpak.storage.run_sources import NameTable, Source
 
-ENTITY_WORD: Final = 11
-SCOPE_WORD: Final = 12
-SEQUENCE_WORD: Final = 13
-"""Which 32-bit word of a row it is."""
-WORDS: Final = ROW_BYTES // 4
-
-_NAMES: Final = 64
-"""How many names are merged in one slice."""
+_NAMES: Final = 256
+_LEAST_NAMES: Final = 32
+"""About how many names are merged in one slice, and how many of one source at least are read at a time."""
 
 
 class Draft:
@@ -38,6 +32,8 @@ class Draft:
         self.count = sum(source.count for source in sources)
         self.offsets = [sum(source.count for source in sources[:at]) for at in range(len(sources))]
         self.namespaces = Namespaces()
+        self.entity_ranks: list[array[int]] = []
+        """Of each source, the ranks of its entities in their order."""
         self.entity_maps: list[array[int]] = []
         self.scope_maps: list[array[int]] = []
         self.entity_starts = array("I")
@@ -46,60 +42,84 @@ class Draft:
 
     def write_names(self) -> Generator[None]:
         """Write entities and scopes, and the filter of the entities."""
-        numbers = [source.entity_numbers for source in self.sources]
+        tables = [source.entities for source in self.sources]
         # Before the names are merged only a limit is known of how many they are.
-        bits = bytearray(bloom.filter_bytes(sum(numbers)))
+        bits = bytearray(bloom.filter_bytes(sum(map(len, tables))))
 
-        def note(name: bytes) -> None:
-            bloom.add_key(bits, name)
-            self.namespaces.add(name)
+        def note(names: Sequence[bytes]) -> None:
+            bloom.add_keys(bits, names)
+            for name in names:
+                self.namespaces.add(name)
 
-        names = [source.entities() for source in self.sources]
         sections = (Section.ENTITY_NAMES, Section.ENTITY_ENDS, Section.ENTITY_STARTS)
-        self.entity_maps, self.entity_starts = yield from self._write_names(names, numbers, sections, note)
+        self.entity_ranks, self.entity_starts = yield from self._write_names(tables, sections, note)
+        self.entity_maps = [table.by_number(ranks) for table, ranks in zip(tables, self.entity_ranks, strict=True)]
         self.namespaces.finish()
         yield from self.writer.write_section(Section.ENTITY_FILTER, bits)
-        numbers = [source.scope_numbers for source in self.sources]
-        names = [source.scopes() for source in self.sources]
+        tables = [source.scopes for source in self.sources]
         sections = (Section.SCOPE_NAMES, Section.SCOPE_ENDS, Section.SCOPE_STARTS)
-        self.scope_maps, self.scope_starts = yield from self._write_names(names, numbers, sections, lambda _: None)
+        ranks, self.scope_starts = yield from self._write_names(tables, sections, lambda _: None)
+        self.scope_maps = [table.by_number(each) for table, each in zip(tables, ranks, strict=True)]
 
     def _write_names(
         self,
-        names: Sequence[Iterator[tuple[bytes, int, int]]],
-        numbers: Sequence[int],
+        tables: Sequence[NameTable],
         sections: tuple[Section, Section, Section],
-        note: Callable[[bytes], None],
+        note: Callable[[Sequence[bytes]], None],
     ) -> Generator[None, None, tuple[list[array[int]], array[int]]]:
-        """Merge sorted names; return the rank of each source's numbers, and where each rank's postings start."""
-        maps = []
-        for count in numbers:
-            ranks = yield from filled(count)
-            maps.append(ranks)
-        ends, starts = array("I"), array("I")
-        size = rows = 0
-        last = None
+        """Merge sorted names; return the ranks of each table's names, and where each rank's postings start."""
+        ranks = [array("I") for _ in tables]
+        ends, starts = array("I"), array("I", [0])
         self.writer.begin(sections[0])
-        numbered = (_numbered(source, each) for source, each in enumerate(names))
-        for step, (name, source, number, count) in enumerate(merge(*numbered)):
-            if name != last:
-                last = name
-                size += len(name)
-                ends.append(size)
-                starts.append(rows)
-                self.writer.write(name)
-                note(name)
-            maps[source][number] = len(ends) - 1
-            rows += count
-            if not step % _NAMES:
-                yield
+        for pieces, counts in _stretches(tables):
+            names, totals = pieces[0], counts[0]
+            first = len(ends)
+            if len(tables) == 1:
+                ranks[0].extend(range(first, first + len(names)))
+            else:
+                names = sorted(set().union(*pieces))
+                totals = [0] * len(names)
+                rank_of = dict(zip(names, range(len(names)), strict=True))
+                for at, piece in enumerate(pieces):
+                    found = list(map(rank_of.__getitem__, piece))
+                    ranks[at].extend(first + rank for rank in found)
+                    for rank, count in zip(found, counts[at], strict=True):
+                        totals[rank] += count
+            ends.extend(islice(accumulate(map(len, names), initial=ends[-1] if first else 0), 1, None))
+            starts.extend(islice(accumulate(totals, initial=starts[-1]), 1, None))
+            self.writer.write(b"".join(names))
+            note(names)
+            yield
         self.writer.end()
-        starts.append(rows)
-        assert rows == self.count, f"found names for {rows} rows, expected {self.count}"
+        assert starts[-1] == self.count, f"found names for {starts[-1]} rows, expected {self.count}"
         yield from self.writer.write_section(sections[1], ends)
         yield from self.writer.write_section(sections[2], starts)
-        return maps, starts
+        return ranks, starts
 
 
-def _numbered(source: int, names: Iterator[tuple[bytes, int, int]]) -> Iterator[tuple[bytes, int, int, int]]:
-    return ((name, source, number, count) for name, number, count in names)
+def _stretches(tables: Sequence[NameTable]) -> Iterator[tuple[list[list[bytes]], list[list[int]]]]:
+    """Yield the names of each table and their counts, a stretch of the alphabet at a time: a few hundred names."""
+    step = max(_LEAST_NAMES, _NAMES // len(tables))
+    firsts = [0] * len(tables)
+    waiting: list[list[bytes]] = [[] for _ in tables]
+    while True:
+        limits = []
+        for at, table in enumerate(tables):
+            read = firsts[at] + len(waiting[at])
+            if not waiting[at] and read < len(table):
+                waiting[at] = table.names(read, min(len(table), read + step))
+                read += len(waiting[at])
+            if read < len(table):
+                limits.append(waiting[at][-1])
+        limit = min(limits, default=None)
+        pieces, counts = [], []
+        for at, table in enumerate(tables):
+            taken = len(waiting[at]) if limit is None else bisect_right(waiting[at], limit)
+            pieces.append(waiting[at][:taken])
+            counts.append(table.counts(firsts[at], firsts[at] + taken) if taken else [])
+            del waiting[at][:taken]
+            firsts[at] += taken
+        if any(pieces):
+            yield pieces, counts
+        if limit is None:
+            return

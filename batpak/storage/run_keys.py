@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -24,27 +25,21 @@ _STEPS: Final = 64
 
 def write_heads(draft: Draft, unordered: bytearray) -> Generator[None]:
     """Write each entity's newest event on lane 0, in slices; *unordered* tells by rank whose sequences go back."""
-    heads = merge(*(_heads(draft, at) for at in range(len(draft.sources))))
-    writer = draft.writer
+    writer, done = draft.writer, [0] * len(draft.sources)
     writer.begin(Section.HEADS)
-    rank, event_hash, past = 0, NO_HASH, 0
-    for step, (next_rank, _, next_hash, next_past) in enumerate(heads):
-        if next_rank != rank:
-            writer.write(HEAD.pack(event_hash, past, 0 if unordered[rank] else ASCENDING))
-            rank, event_hash, past = next_rank, NO_HASH, 0
-        if next_past:
-            event_hash, past = next_hash, next_past
-        if not step % _STEPS:
-            yield
-    writer.write(HEAD.pack(event_hash, past, 0 if unordered[rank] else ASCENDING))
+    for first in range(0, len(unordered), PIECE):
+        last = min(len(unordered), first + PIECE)
+        heads = [(NO_HASH, 0)] * (last - first)
+        for at, source in enumerate(draft.sources):  # a later source's counts
+            ranks, low, offset = draft.entity_ranks[at], done[at], draft.offsets[at]
+            done[at] = high = bisect_left(ranks, last, low)
+            for rank, (event_hash, past) in zip(ranks[low:high], source.heads(low, high), strict=True):
+                if past:
+                    heads[rank - first] = event_hash, past + offset
+        flags = [0 if each else ASCENDING for each in unordered[first:last]]
+        writer.write(b"".join(HEAD.pack(*head, each) for head, each in zip(heads, flags, strict=True)))
+        yield
     writer.end()
-
-
-def _heads(draft: Draft, at: int) -> Iterator[tuple[int, int, bytes, int]]:
-    """Yield the heads of one source by rank; rank and source order them, so that a later source's counts."""
-    ranks, offset = draft.entity_maps[at], draft.offsets[at]
-    for number, event_hash, past in draft.sources[at].heads():
-        yield ranks[number], at, event_hash, past + offset if past else 0
 
 
 def write_ids(draft: Draft, notes: RowNotes) -> Generator[None]:
@@ -53,18 +48,19 @@ def write_ids(draft: Draft, notes: RowNotes) -> Generator[None]:
     entries: list[Iterator[bytes]] = []
     for at, source in enumerate(draft.sources):
         entries.append(source.listed(draft.offsets[at]))
-        entries.append(newcomers(source, notes.tops[at], draft.offsets[at], notes.newcomer_ends[at]))
+        if notes.newcomer_ends[at]:
+            entries.append(newcomers(source, notes.tops[at], draft.offsets[at], notes.newcomer_ends[at]))
     bits = bytearray(bloom.filter_bytes(count))
     fences = array("Q")
     written = 0
     draft.writer.begin(Section.LISTED)
-    for entry in merge(*entries):
-        if not written % ID_FENCE_ROWS:
-            fences.append(prefix_of(entry))
-            yield
-        written += 1
-        draft.writer.write(entry)
-        bloom.add_key(bits, entry[:ID_BYTES])
+    merged = merge(*entries) if len(entries) > 1 else entries[0]
+    while piece := list(islice(merged, ID_FENCE_ROWS)):
+        fences.append(prefix_of(piece[0]))
+        bloom.add_keys(bits, [entry[:ID_BYTES] for entry in piece])
+        draft.writer.write(b"".join(piece))
+        written += len(piece)
+        yield
     draft.writer.end()
     assert written == count, f"found {written} listed ids, expected {count}"
     yield from draft.writer.write_section(Section.LISTED_FENCES, fences)

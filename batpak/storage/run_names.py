@@ -36,6 +36,13 @@ class Names:
         start = self._start + (self._ends[rank - 1] if rank else 0)
         return self._body.read(start, self._start + self._ends[rank])
 
+    def names(self, first: int, last: int) -> list[bytes]:
+        """Return the names of the ranks [first, last), which are not none."""
+        ends = self._ends.values(first, last)
+        start = self._ends[first - 1] if first else 0
+        text = self._body.read(self._start + start, self._start + ends[-1])
+        return [text[low - start : high - start] for low, high in zip([start, *ends], ends, strict=False)]
+
     def text(self, rank: int) -> str:
         """Return a name; recently used ones come from memory."""
         text = self.kept.get(rank)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from batpak.storage.body_writer import filled
 from batpak.storage.row import CATEGORY_SHIFT, ROW_BYTES
-from batpak.storage.run_draft import ENTITY_WORD, SCOPE_WORD, WORDS
 from batpak.storage.run_format import CATEGORY, NAMESPACE, TERM, Section
-from batpak.storage.run_sources import PIECE
+from batpak.storage.run_sources import ENTITY_WORD, PIECE, SCOPE_WORD, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from batpak.storage.body_writer import filled
 from batpak.storage.row import KEY, ROW_BYTES
-from batpak.storage.run_draft import ENTITY_WORD, SCOPE_WORD, SEQUENCE_WORD, WORDS
 from batpak.storage.run_format import ID_FENCE_ROWS, WALL_FENCE_ROWS, WALL_TOP_FENCES, Section
-from batpak.storage.run_sources import prefixes
+from batpak.storage.run_sources import ENTITY_WORD, SCOPE_WORD, SEQUENCE_WORD, WORDS, prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

