@@ -84,6 +84,7 @@ class Index(Actor[IndexCommand]):
         self.cover: Callable[[int], None] | None = None
         self.driver: Driver[IndexCommand] | None = None
         self._job: Generator[None, None, None] | None = None
+        self._merging: Generator[None, None, None] | None = None
         self._seen = opened.count
         self._eased = 0
         self._rests = False
@@ -119,10 +120,12 @@ class Index(Actor[IndexCommand]):
 
     def let_go(self) -> None:
         """Show nothing any more; runs are unmapped when the last read that looks at them ends."""
-        job, self._job = self._job, None
-        if job is not None:  # a writer that has failed writes nothing out: what was begun is given up
-            with suppress(OSError):
-                job.close()
+        jobs = self._job, self._merging
+        self._job = self._merging = None
+        for job in jobs:
+            if job is not None:  # a writer that has failed writes nothing out: what was begun is given up
+                with suppress(OSError):
+                    job.close()
         self.view = View((Tail(0),), 0)
 
     def give_up(self, error: BaseException) -> None:
@@ -133,19 +136,20 @@ class Index(Actor[IndexCommand]):
         """Do a slice of writing out and merging; rests while events come in."""
         if not self._writable or self._failed is not None or self.cover is None:
             return None
-        self._job = self._job or self._next_job()
-        if self._job is None:
+        self._job = job = self._next_job()
+        if job is None:
             return None
         started = self._clock.monotonic()
         try:
             for _ in range(SLICES):
-                next(self._job)
+                next(job)
                 if self._clock.monotonic() - started >= WORK_SECONDS:
                     break
         except StopIteration:
+            self._merging = None if job is self._merging else self._merging
             self._job = None
         except (OSError, BatpakError, RunError) as error:
-            self._job = None
+            self._job = self._merging = None
             self.pressed, self._rests = 0, True
             self.lines.append((WARNING, "index.not_written", {"error": type(error).__name__}))
             if isinstance(error, WriterFailedError):
@@ -186,7 +190,7 @@ class Index(Actor[IndexCommand]):
 
     def write_out(self) -> None:
         """Write what the tails hold, if it is enough; for a close, when no more events come."""
-        self._job = None
+        self._job = self._merging = None
         if self.view.bound >= CLOSE_EVENTS:
             self._freeze()
         try:
@@ -263,8 +267,13 @@ class Index(Actor[IndexCommand]):
     # Background --------------------------------------------------------------------------------------------------
 
     def _next_job(self) -> Generator[None, None, None] | None:
-        """Return the next piece of work: the oldest frozen tail, else neighbours to merge."""
-        return self._persist_oldest() or self._merge_some()
+        """Return what to work on: the oldest frozen tail, else neighbours to merge; a merge waits for tails."""
+        if self._job is not None and self._job is not self._merging:
+            return self._job
+        job = self._persist_oldest()
+        if job is None:
+            job = self._merging = self._merging or self._merge_some()
+        return job
 
     def _persist_oldest(self) -> Generator[None, None, None] | None:
         """Return the job that writes out the oldest frozen tail."""
@@ -295,6 +304,9 @@ class Index(Actor[IndexCommand]):
         meta = RunMeta(last.store_id, 1 + max(run.meta.generation for run in runs), covers, last.tree)
         name = yield from run_builder.build(self._files, runs, meta)
         yield
+        if not set(runs) <= set(self.view.parts):  # one was damaged, and what it held has been read again meanwhile
+            self._files.remove(name)
+            return
         self._show(Run.open(self._files, name, meta.store_id), runs)
         for run in runs:
             yield

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from batpak.storage.run_format import Section
 
 _WRITE_BYTES: Final = 4 * BLOCK_BYTES
+_SYNC_BYTES: Final = 1 << 20
+"""What is written is synced in pieces of about this size: a sync of the journal must not wait behind a large one."""
 _WIDE: Final = 1 << 18
 """Large arrays are made and written in pieces of so many bytes: one call must not hold the interpreter for long."""
 
@@ -26,7 +28,7 @@ _WIDE: Final = 1 << 18
 class BodyWriter:
     """The body of a run that is being written; sections come in any order, one at a time."""
 
-    __slots__ = ("_buffer", "_file", "_length", "crcs", "salt", "sections")
+    __slots__ = ("_buffer", "_file", "_length", "_synced", "crcs", "salt", "sections")
 
     def __init__(self, file: WriteFile, salt: int) -> None:
         """Write to *file*, behind the place of its header."""
@@ -36,6 +38,7 @@ class BodyWriter:
         self._file = file
         self._buffer = bytearray()
         self._length = 0
+        self._synced = 0
 
     @property
     def length(self) -> int:
@@ -82,6 +85,9 @@ class BodyWriter:
         write_all(self._file, data, HEADER_BYTES + self._length)
         self._length += length
         del self._buffer[:length]
+        if self._length - self._synced >= _SYNC_BYTES:
+            self._file.sync_data()
+            self._synced = self._length
 
 
 def filled(count: int, value: int = 0) -> Generator[None, None, array[int]]:

@@ -8,8 +8,12 @@ postings. A stretch that begins earlier, or with the same entity and is shorter 
 from __future__ import annotations
 
 from array import array
+from typing import TYPE_CHECKING
 
 from batpak.storage.filter import MAX_DEPTH
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class _Open:
@@ -55,6 +59,21 @@ class Namespaces:
             still_open.append(_Open(name[: at + 1], self._rank))
             at = name.find(b":", at + 1)
         self._rank += 1
+
+    def add_all(self, names: Sequence[bytes], text: bytes) -> None:
+        """Take the next entities in sorted order; *text* is their names one behind another."""
+        deepest = self._open[-1] if self._open else None
+        if (
+            deepest is not None
+            and deepest.index >= 0
+            and names[0].startswith(deepest.prefix)
+            and names[-1].startswith(deepest.prefix)  # and so do those in between
+            and text.count(b":") == len(names) * deepest.prefix.count(b":")
+        ):
+            self._rank += len(names)
+            return
+        for name in names:
+            self.add(name)
 
     def finish(self) -> None:
         """Take note that there is no further entity."""

@@ -162,10 +162,10 @@ class RunIds:
             bound = row
         return sorted(found)
 
-    def listed(self) -> Iterator[bytes]:
-        """Yield the listed ids with their rows, as they are packed, ascending."""
+    def listed(self) -> Iterator[list[bytes]]:
+        """Yield the listed ids with their rows, as they are packed, ascending, some at a time."""
         for first in range(0, self._listed_count, _READ_ENTRIES):
-            yield from self._entries(first, min(self._listed_count, first + _READ_ENTRIES))
+            yield self._entries(first, min(self._listed_count, first + _READ_ENTRIES))
 
     def _near_fence(self, event_id: bytes) -> tuple[int, bytes]:
         """Return the 64 rows among which an id stands if it is in order, packed, behind the number of the first."""

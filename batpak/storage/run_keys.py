@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from batpak.storage import bloom
 from batpak.storage.run_format import ASCENDING, HEAD, ID_BYTES, ID_FENCE_ROWS, LINK, Section
 from batpak.storage.run_ids import prefix_of
-from batpak.storage.run_sources import NO_HASH, PIECE, newcomers
+from batpak.storage.run_sources import NO_HASH, PIECE, merged, newcomers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -45,7 +45,7 @@ def write_heads(draft: Draft, unordered: bytearray) -> Generator[None]:
 def write_ids(draft: Draft, notes: RowNotes) -> Generator[None]:
     """Write the ids that are not in order, in slices."""
     count = notes.listed_count
-    entries: list[Iterator[bytes]] = []
+    entries: list[Iterator[list[bytes]]] = []
     for at, source in enumerate(draft.sources):
         entries.append(source.listed(draft.offsets[at]))
         if notes.newcomer_ends[at]:
@@ -54,13 +54,14 @@ def write_ids(draft: Draft, notes: RowNotes) -> Generator[None]:
     fences = array("Q")
     written = 0
     draft.writer.begin(Section.LISTED)
-    merged = merge(*entries) if len(entries) > 1 else entries[0]
-    while piece := list(islice(merged, ID_FENCE_ROWS)):
-        fences.append(prefix_of(piece[0]))
-        bloom.add_keys(bits, [entry[:ID_BYTES] for entry in piece])
-        draft.writer.write(b"".join(piece))
-        written += len(piece)
-        yield
+    for block in merged(entries):
+        fences.extend(prefix_of(entry) for entry in block[-written % ID_FENCE_ROWS :: ID_FENCE_ROWS])
+        for first in range(0, len(block), PIECE):
+            piece = block[first : first + PIECE]
+            bloom.add_keys(bits, [entry[:ID_BYTES] for entry in piece])
+            draft.writer.write(b"".join(piece))
+            yield
+        written += len(block)
     draft.writer.end()
     assert written == count, f"found {written} listed ids, expected {count}"
     yield from draft.writer.write_section(Section.LISTED_FENCES, fences)

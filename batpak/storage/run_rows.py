@@ -49,6 +49,9 @@ class RowNotes:
             self.tops.append(self._top)
             self.newcomer_ends.append(0)
             self._own_top = 0
+            entities, scopes = draft.renumbered[at]
+            maps = [(ENTITY_WORD, draft.entity_maps[at])] if entities else []
+            maps += [(SCOPE_WORD, draft.scope_maps[at])] if scopes else []
             row = draft.offsets[at]
             end = row + source.count
             while row < end:
@@ -56,7 +59,7 @@ class RowNotes:
                 stop = min(end, row + WALL_FENCE_ROWS - row % WALL_FENCE_ROWS)
                 packed = source.packed(row - draft.offsets[at], stop - draft.offsets[at])
                 words = memoryview(packed).cast("I")
-                for word, ranks in ((ENTITY_WORD, draft.entity_maps[at]), (SCOPE_WORD, draft.scope_maps[at])):
+                for word, ranks in maps:
                     words[word::WORDS] = array("I", map(ranks.__getitem__, words[word::WORDS].tolist()))
                 self._note(row, packed)
                 draft.writer.write(packed)

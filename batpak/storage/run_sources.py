@@ -7,10 +7,11 @@ is sorted already.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from heapq import merge
-from itertools import chain
-from operator import sub
+from itertools import chain, islice
+from operator import lt, sub
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
@@ -18,7 +19,7 @@ from batpak.storage.row import BITS_OFFSET, BRANCH, KEY, LINKED, ROW_BYTES
 from batpak.storage.run_format import CAUSED, CORRELATED, ID_BYTES, LINK, LISTED
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from batpak.storage.blocks import Column
     from batpak.storage.run import Run
@@ -53,6 +54,10 @@ class _Sorted(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return merge(*self._pieces) if len(self._pieces) > 1 else chain(*self._pieces)
 
+    def blocks(self) -> Iterator[list[T]]:
+        """Yield the items in their order, some at a time."""
+        return merged([_in_pieces(piece) for piece in self._pieces])
+
     def add(self, items: list[T]) -> None:
         """Take a small list of items over."""
         pieces = self._pieces
@@ -62,6 +67,34 @@ class _Sorted(Generic[T]):
             items.sort()  # two runs, each in order: what follows is one merge
         if items:
             pieces.append(items)
+
+
+def merged(sources: Sequence[Iterator[list[T]]]) -> Iterator[list[T]]:
+    """Merge sources, each of which yields what it has in ascending order, a list at a time; yield the same.
+
+    Of the lists that are at hand goes out what is certain to come before all that is not: one sort of stretches that
+    are in order already, in place of a step for each item.
+    """
+    waiting: list[tuple[list[T], Iterator[list[T]]]] = []
+    for source in sources:
+        waiting += [(items, source) for items in islice(source, 1)]
+    while len(waiting) > 1:
+        limit = min(items[-1] for items, _ in waiting)
+        out: list[T] = []
+        left = []
+        for items, source in waiting:
+            taken = bisect_right(items, limit)
+            out += items[:taken]
+            if taken < len(items):
+                left.append((items[taken:], source))
+            else:
+                left += [(more, source) for more in islice(source, 1)]
+        out.sort()
+        waiting = left
+        yield out
+    for items, source in waiting:
+        yield items
+        yield from source
 
 
 class NameTable(Protocol):
@@ -107,8 +140,8 @@ class Source(Protocol):
     def heads(self, first: int, last: int) -> list[tuple[bytes, int]]:
         """Return hash and row + 1 of the newest event on lane 0 of the entities at [first, last); 0: there is none."""
 
-    def listed(self, offset: int) -> Iterator[bytes]:
-        """Yield the ids that are not in order, packed with their rows, ascending."""
+    def listed(self, offset: int) -> Iterator[list[bytes]]:
+        """Yield the ids that are not in order, packed with their rows, ascending, some at a time."""
 
     def links(self, first: int, last: int) -> bytes:
         """Return the packed links [first, last)."""
@@ -207,10 +240,10 @@ class TailSource:
             entities = words[ENTITY_WORD::WORDS].tolist()
             self.entities.count(entities)
             self.scopes.count(words[SCOPE_WORD::WORDS].tolist())
-            rows = list(zip(entities, range(start, start + len(bits)), strict=True))
+            rows: Iterable[tuple[int, int]] = zip(entities, range(start, start + len(bits)), strict=True)
             seen = set(bits)
             if any(each & BRANCH for each in seen):
-                rows = [row for row, row_bits in zip(rows, bits, strict=True) if not row_bits & BRANCH]
+                rows = (row for row, row_bits in zip(rows, bits, strict=True) if not row_bits & BRANCH)
             self._newest.update(rows)
             yield
             self._listed.add(self._ids_out_of_order(start, packed, bits))
@@ -223,10 +256,14 @@ class TailSource:
 
     def _ids_out_of_order(self, start: int, packed: bytearray, bits: Sequence[int]) -> list[bytes]:
         """Return the ids of a piece of rows that have to be listed."""
+        ids = prefixes(packed)
+        if ids[0] > self._top and not any(each & KEY for each in set(bits)) and all(map(lt, ids, ids[1:])):
+            self._top = ids[-1]  # as all are that this store has made
+            return []
         listed = []
         top = self._top
         for row, ((event_id,), prefix, row_bits) in enumerate(
-            zip(_ID.iter_unpack(packed), prefixes(packed), bits, strict=True), start
+            zip(_ID.iter_unpack(packed), ids, bits, strict=True), start
         ):
             if row_bits & KEY or prefix <= top:
                 listed.append(LISTED.pack(event_id, row))
@@ -262,9 +299,9 @@ class TailSource:
         rows = map(self._newest.get, self.entities.numbers(first, last))
         return [(NO_HASH, 0) if row is None else (self._tail.event_hash(row), row + 1) for row in rows]
 
-    def listed(self, offset: int) -> Iterator[bytes]:
-        """Yield the ids that are not in order, packed with their rows, ascending."""
-        return _moved(iter(self._listed), offset)
+    def listed(self, offset: int) -> Iterator[list[bytes]]:
+        """Yield the ids that are not in order, packed with their rows, ascending, some at a time."""
+        return (_moved(block, offset) for block in self._listed.blocks())
 
     def links(self, first: int, last: int) -> bytes:
         """Return the packed links [first, last)."""
@@ -337,9 +374,9 @@ class RunSource:
         """Return hash and row + 1 of the newest event on lane 0 of the entities at [first, last); 0: there is none."""
         return self._run.entity_heads(first, last)
 
-    def listed(self, offset: int) -> Iterator[bytes]:
-        """Yield the ids that are not in order, packed with their rows, ascending."""
-        return _moved(self._run.ids.listed(), offset)
+    def listed(self, offset: int) -> Iterator[list[bytes]]:
+        """Yield the ids that are not in order, packed with their rows, ascending, some at a time."""
+        return (_moved(block, offset) for block in self._run.ids.listed())
 
     def links(self, first: int, last: int) -> bytes:
         """Return the packed links [first, last)."""
@@ -361,7 +398,7 @@ def prefixes(packed: bytearray) -> array[int]:
     return found
 
 
-def newcomers(source: Source, top: int, offset: int, end: int) -> Iterator[bytes]:
+def newcomers(source: Source, top: int, offset: int, end: int) -> Iterator[list[bytes]]:
     """Yield the ids that are in order in *source*, but not behind rows whose ids reach *top*, as `listed` does.
 
     The last one is in the row before *end*.
@@ -369,21 +406,30 @@ def newcomers(source: Source, top: int, offset: int, end: int) -> Iterator[bytes
     own_top = 0
     for start in range(0, end, PIECE):
         packed = source.packed(start, min(end, start + PIECE))
+        block = []
         for at, (prefix, bits) in enumerate(zip(prefixes(packed), packed[BITS_OFFSET::ROW_BYTES], strict=True)):
             if not bits & KEY and own_top < prefix <= top:
                 own_top = prefix
-                yield LISTED.pack(_id_at(packed, at), start + at + offset)
+                block.append(LISTED.pack(_id_at(packed, at), start + at + offset))
+        if block:
+            yield block
+
+
+def _in_pieces(items: list[T]) -> Iterator[list[T]]:
+    """Yield *items*, some at a time."""
+    for first in range(0, len(items), PIECE):
+        yield items[first : first + PIECE]
 
 
 def _id_at(packed: bytearray, at: int) -> bytes:
     return bytes(packed[at * ROW_BYTES : at * ROW_BYTES + ID_BYTES])
 
 
-def _moved(entries: Iterator[bytes], offset: int) -> Iterator[bytes]:
+def _moved(entries: list[bytes], offset: int) -> list[bytes]:
     """Return listed ids with *offset* added to their rows."""
     if not offset:
         return entries
-    return (LISTED.pack(event_id, row + offset) for event_id, row in map(LISTED.unpack, entries))
+    return [LISTED.pack(event_id, row + offset) for event_id, row in map(LISTED.unpack, entries)]
 
 
 def _placed(entries: Iterator[tuple[bytes, int]], offset: int) -> Iterator[tuple[bytes, int]]:

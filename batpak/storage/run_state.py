@@ -13,7 +13,7 @@ from batpak.storage.row import BITS_OFFSET, FOREIGN, KEY, ROW, ROW_BYTES
 from batpak.storage.tree import Stretch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from batpak.storage.row import Record
 
@@ -118,9 +118,9 @@ class RunState:
         self.offset, self.last_hash = offsets[-1], hashes[-1]
         self.part.extend(hashes)
         self.next_sequence = max(self.next_sequence, int.from_bytes(packed[-48:-40], "little") + 1)
-        ids = _ID.iter_unpack(packed)
+        ids: Iterable[tuple[bytes]] = _ID.iter_unpack(packed)
         if seen & KEY:
-            ids = iter([each for each, row_bits in zip(ids, bits, strict=True) if not row_bits & KEY])
+            ids = (each for each, row_bits in zip(ids, bits, strict=True) if not row_bits & KEY)
         self.newest_id = max([(self.newest_id,), *ids])[0]
 
     def _add(
