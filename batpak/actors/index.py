@@ -61,7 +61,7 @@ EASE_SECONDS: Final = 0.001
 MAX_EASE_SECONDS: Final = 0.008
 """With two frozen tails an append waits up to so long in so many events; twice as long for each tail more, but no
 longer than the last."""
-MANY_RUNS: Final = 16
+MANY_RUNS: Final = 12
 """With so many runs a look-up gets slow enough for merges to hurry."""
 RETRY_SECONDS: Final = 10.0
 """How long background work rests after it failed."""

@@ -21,7 +21,7 @@ from crc32c import crc32c
 from batpak.storage.blocks import BLOCK_SHIFT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from batpak.storage.blocks import Body
 
@@ -41,12 +41,11 @@ def filter_bytes(keys: int) -> int:
     return -(-keys * _BITS_PER_KEY // _BLOCK_BITS) * BLOCK_BYTES
 
 
-def add_keys(bits: bytearray, keys: Iterable[bytes]) -> None:
+def add_keys(bits: bytearray, keys: Sequence[bytes]) -> None:
     """Make the filter *bits*, which is not empty, hold *keys*."""
     blocks = len(bits) // BLOCK_BYTES
-    for key in keys:
-        h = crc32c(key)
-        x = ((h << 32 | crc32(key)) * _SPREAD & _MASK) >> _FIRST_PROBE
+    for h, g in zip(map(crc32c, keys), map(crc32, keys), strict=True):
+        x = ((h << 32 | g) * _SPREAD & _MASK) >> _FIRST_PROBE
         at = (h * blocks >> 32) * BLOCK_BYTES
         bits[at + (x >> 3 & 63)] |= 1 << (x & 7)
         bits[at + (x >> 12 & 63)] |= 1 << (x >> 9 & 7)

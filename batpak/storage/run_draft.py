@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from batpak.storage.body_writer import BodyWriter
     from batpak.storage.run_sources import NameTable, Source
 
-_NAMES: Final = 256
-_LEAST_NAMES: Final = 32
+_NAMES: Final = 512
+_LEAST_NAMES: Final = 64
 """About how many names are merged in one slice, and how many of one source at least are read at a time."""
 
 
