@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batpak.receipt import Receipt
+from batpak.receipt import Receipt, durable_receipt
 
 if TYPE_CHECKING:
     from batpak.actors.messages import Outcome
@@ -30,15 +30,3 @@ def made_durable(outcome: Outcome) -> Outcome:
             return [durable_receipt(receipt) for receipt in outcome]
         case _:
             return outcome
-
-
-def durable_receipt(receipt: Receipt) -> Receipt:
-    """Return *receipt* as one that an fsync has covered."""
-    return Receipt(
-        receipt.event_id,
-        receipt.global_sequence,
-        receipt.sequence,
-        receipt.event_hash,
-        durable=True,
-        duplicate=receipt.duplicate,
-    )

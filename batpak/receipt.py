@@ -184,6 +184,19 @@ def written_receipt(event_id: bytes, global_sequence: int, sequence: int, event_
     return cast("Receipt", receipt)
 
 
+def durable_receipt(receipt: Receipt) -> Receipt:
+    """Return *receipt* as one that an fsync has covered."""
+    try:
+        event_id = receipt._id  # noqa: SLF001 - of this module
+    except AttributeError:  # it was made of its fields
+        event_id = receipt.event_id.bytes
+    durable = _Written(event_id, receipt.global_sequence, receipt.sequence, receipt.event_hash)
+    durable.durable = True
+    durable.duplicate = receipt.duplicate
+    durable.__class__ = Receipt
+    return cast("Receipt", durable)
+
+
 def _check_sequence(value: str, part: str, found: object) -> None:
     if type(found) is not int or not 0 <= found <= MAX_GLOBAL_SEQUENCE:
         shown = found if type(found) is int else f"a {type(found).__name__}"

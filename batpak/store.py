@@ -25,9 +25,9 @@ from batpak.errors import (
 from batpak.event import NO_FLAGS, EventFlags, NewEvent, StoredEvent
 from batpak.living import OPEN
 from batpak.log import INFO, Log
-from batpak.outcome import durable_receipt, last_sequence, made_durable
+from batpak.outcome import last_sequence, made_durable
 from batpak.reading import MAX_REBUILDS, damaged_again
-from batpak.receipt import Anchor, Receipt
+from batpak.receipt import Anchor, Receipt, durable_receipt
 from batpak.reports import Diagnostics, Stats
 from batpak.request import Requests, cause_ids, check_config, check_durable, check_wait, open_directory
 from batpak.storage.run_tables import BadBlockError

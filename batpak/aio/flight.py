@@ -1,19 +1,19 @@
-"""Appends that are awaited at the same time travel together: one offload for all, an outcome for each.
+"""Appends that are awaited at the same time travel together: one thread's journey for all, an outcome for each.
 
 ::
 
-    append --> is a gathering open? --yes--> join it; wait for its event
+    append --> is a gathering open? --yes--> join it; wait for its outcome
                     |
                     no
                     v
-               open one and be its pilot: wait until the one before it is written, then send a thread
+               open one; when the one before it is written, it departs: a thread is sent
                --> [thread: close it, write, answer, fsync if asked] --> it has landed; wake its riders
 
-A gathering stays open until its thread begins, so whoever comes while others are being written joins it. The pilot is
-its first task and carries it alone: no task works for others for ever, and an append that nobody joins costs one
-offload and no more. A pilot that is cancelled hands over to a rider, or takes everything back where nobody waits any
-more; a thread that has begun goes on, and the next gathering waits until it has written. So the appends of one event
-loop are written in the order in which they were awaited, whoever was cancelled.
+A gathering stays open until its thread begins, so whoever comes while others are being written joins it. No task works
+for others, and an append that nobody joins costs one journey and no more. Whoever is cancelled waits no longer; what
+nobody waits for any more, and no thread has begun, is taken back. A thread that has begun goes on, and the next
+gathering waits until it has written. So the appends of one event loop are written in the order in which they were
+awaited, whoever was cancelled.
 """
 
 from __future__ import annotations
@@ -22,20 +22,25 @@ import sys
 from collections import deque
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from anyio import CapacityLimiter, Event, to_thread
+from anyio import Event
 from anyio.lowlevel import checkpoint
 
 from batpak.actors.messages import Append, AppendBatch, Command
+from batpak.aio import threads
 from batpak.aio.errand import Errand, insist, no_thread
 from batpak.aio.gathering import Gathering
+from batpak.aio.loops import raise_if_cancelled, running_loop, signals_of
 from batpak.aio.places import Places
+from batpak.clock import worked_seconds
 from batpak.errors import BackpressureError, StoreClosedError
 from batpak.log import DEBUG
 from batpak.receipt import Receipt
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from batpak.aio.loops import Post
     from batpak.store import Store
 
@@ -46,6 +51,11 @@ MAX_ALOFT: Final = 8
 durable would wait for fsyncs; with more, threads would pile up behind a disk that hangs."""
 MAX_ON_LOOP: Final = 32
 """How many appends run on the event loop's own thread before other tasks get their turn: a third of a millisecond."""
+MAX_STAY: Final = 4_096
+MAX_STAY_SECONDS: Final = 0.02
+"""How many run there, and for how much of a processor's time, where the turn of others takes long: an event loop that
+looks for them lets go of the interpreter lock, which busy threads give back after the switch interval of each (5 ms).
+So appends stay twice as long as that took, or they would do little but wait."""
 
 
 class Flights:
@@ -59,13 +69,16 @@ class Flights:
         """Write to *store*; *post* reaches the event loop."""
         config = store._config
         self._store = store
+        self._log = store._log
         self._post = post
         self._places = Places(config.mailbox_capacity)
-        self._limiter = CapacityLimiter(MAX_ALOFT)
+        self._signal = signals_of(running_loop())
         self._max_bytes = config.max_batch_bytes
         self._retry_after_seconds = config.slow_command_seconds
         self._on_loop = config.append_on_loop
+        self._clock = config.clock
         self._stayed = 0
+        self._stay_until = 0.0
         self._closing = False
         self._queue: deque[Gathering] = deque()
         self._latest: Gathering | None = None
@@ -78,22 +91,27 @@ class Flights:
 
         Waits at most *max_wait_seconds* for a place. Cancelled, it waits no longer; the write may still happen.
         """
-        self._require_open()
+        if self._closing:
+            raise StoreClosedError
         if self._on_loop and not durable and await self._may_stay():
             return self._store._write(command, max_wait_seconds)
         if not self._places.take_nowait():
             await self._wait_for_place(max_wait_seconds)
-        item = cast("Append | AppendBatch", command)
-        context = copy_context() if self._store._log.passes(DEBUG) else None
+        item: Append | AppendBatch = command  # type: ignore[assignment] # the two whose answer is of type T
+        context = copy_context() if self._log.passes(DEBUG) else None
         gathering = self._newest
         seat = None if gathering is None else gathering.join(item, context, self._max_bytes, durable=durable)
         if gathering is None or seat is None:
-            gathering, seat = self._open(max_wait_seconds), 0
-            gathering.join(item, context, self._max_bytes, durable=durable)
-            await self._pilot(gathering)
-        else:
-            await self._ride(gathering, durable=durable)
-        return cast("T", gathering.take(seat))
+            gathering, seat = await self._begin(item, context, max_wait_seconds, durable=durable)
+        while not gathering.landed and (durable or gathering.outcomes is None):
+            signal = self._signal()
+            (gathering.for_sync if durable else gathering.waiting).append(signal)
+            try:
+                await signal
+            except BaseException:
+                self._abandon(gathering)
+                raise
+        return gathering.take(seat)  # type: ignore[return-value] # of the item that took this seat
 
     async def settle(self) -> None:
         """Wait until nothing is on its way, whatever cancels; a cancellation is raised after that."""
@@ -125,96 +143,97 @@ class Flights:
     async def _may_stay(self) -> bool:
         """Whether an append may run here, on the event loop's own thread; lets other tasks run now and then."""
         self._stayed += 1
-        if self._stayed >= MAX_ON_LOOP:
+        if not self._stayed % MAX_ON_LOOP and (self._stayed >= MAX_STAY or worked_seconds() >= self._stay_until):
             self._stayed = 0
-            await checkpoint()
+            await self._give_way()
             self._require_open()
         return not self._queue and self._is_written() and self._store._is_free()
 
+    async def _give_way(self) -> None:
+        """Let other tasks run; where the interpreter is other threads' meanwhile, stay the longer behind it."""
+        began, worked_before = self._clock.monotonic(), worked_seconds()
+        await checkpoint()
+        taken, worked = self._clock.monotonic() - began, worked_seconds()
+        waited = taken - (worked - worked_before)
+        self._stay_until = worked + min(2 * waited, MAX_STAY_SECONDS)
+
     # Gatherings --------------------------------------------------------------------------------------------------
+
+    async def _begin(
+        self, item: Append | AppendBatch, context: Context | None, max_wait_seconds: float | None, *, durable: bool
+    ) -> tuple[Gathering, int]:
+        """Open a gathering for *item*, or join the one that somebody else has opened; nothing if this is cancelled."""
+        try:
+            await raise_if_cancelled()
+        except BaseException:
+            self._places.give()
+            raise
+        gathering = self._newest
+        seat = None if gathering is None else gathering.join(item, context, self._max_bytes, durable=durable)
+        if gathering is None or seat is None:
+            gathering, seat = self._open(max_wait_seconds), 0
+            gathering.join(item, context, self._max_bytes, durable=durable)
+            self._advance()
+        return gathering, seat
 
     def _open(self, max_wait_seconds: float | None) -> Gathering:
         """Open a gathering behind all others."""
         gathering = Gathering(self._store, self._post, self._written, max_wait_seconds)
+        gathering.errand = Errand(partial(copy_context().run, gathering.fly), self._post)
         self._queue.append(gathering)
         self._newest = gathering
         if self._latest is not None:
             self._latest.watch()
         return gathering
 
-    async def _ride(self, gathering: Gathering, *, durable: bool) -> None:
-        """Wait for an outcome; take over where the pilot is gone."""
-        gathering.riders += 1
-        try:
-            while not gathering.is_answered(durable=durable):
-                if gathering.pilotless:
-                    gathering.pilotless = False
-                    await self._pilot(gathering)
-                else:
-                    if gathering.changed is None:
-                        gathering.changed = Event()
-                    await gathering.changed.wait()
-        finally:
-            gathering.riders -= 1
-            if gathering.pilotless and not gathering.riders:
-                self._land(gathering)
-
-    async def _pilot(self, gathering: Gathering) -> None:
-        """See *gathering* through; cancelled, leave it to its thread, to a rider, or to nobody, unwritten."""
-        try:
-            if not gathering.departed:
-                if not self._may_depart(gathering):
-                    gathering.go = Event()
-                    await gathering.go.wait()
-                self._depart(gathering)
-            gathering.errand = Errand(gathering.fly, self._post)
-            await to_thread.run_sync(gathering.errand.run, abandon_on_cancel=True, limiter=self._limiter)
-        except Exception as error:  # noqa: BLE001 - a thread that cannot be had is told to everybody who waits
-            gathering.refuse(no_thread(error))
-        except BaseException:
-            self._forsake(gathering)
-            raise
-        self._land(gathering)
-
-    def _forsake(self, gathering: Gathering) -> None:
-        """Leave *gathering* without its pilot."""
-        errand, gathering.errand = gathering.errand, None
-        if errand is not None and not errand.withdraw():
-            if not errand.leave(partial(self._land, gathering)):
-                self._land(gathering)
-        elif gathering.riders:
-            gathering.pilotless = True
-            gathering.stir()
-        else:
-            self._land(gathering)
-
-    def _may_depart(self, gathering: Gathering) -> bool:
-        """Whether it is *gathering*'s turn."""
-        return self._queue[0] is gathering and self._is_written() and self._aloft < MAX_ALOFT
+    def _advance(self) -> None:
+        """Send the gathering whose turn it is; wake whoever waits for the end of all."""
+        while self._queue and self._aloft < MAX_ALOFT and self._is_written():
+            self._depart(self._queue.popleft())
+        if not self._queue and not self._aloft and self._emptied is not None:
+            self._emptied.set()
 
     def _is_written(self) -> bool:
         """Whether everything that has departed is written."""
         return self._latest is None or self._latest.outcomes is not None
 
     def _depart(self, gathering: Gathering) -> None:
-        """Let *gathering* go; the next one wants to know when it is written."""
-        self._queue.popleft()
+        """Send *gathering*; the next one wants to know when it is written."""
+        errand = gathering.errand
+        assert errand is not None, "only what has landed has none"
         self._latest = gathering
         self._aloft += 1
         gathering.departed = True
         if self._queue:
             gathering.watch()
+        try:
+            threads.start(errand.run, partial(self._post, partial(self._land, gathering)))
+        except Exception as error:  # noqa: BLE001 - a thread that cannot be had is told to everybody who waits
+            gathering.refuse(no_thread(error))
+            self._clear(gathering)
 
     def _written(self, gathering: Gathering) -> None:
         """Answer those who wait for no fsync, and let the next one go."""
-        gathering.stir()
+        gathering.wake()
         self._advance()
 
+    def _abandon(self, gathering: Gathering) -> None:
+        """Note that one waits no longer; what nobody waits for and no thread has begun is taken back."""
+        gathering.left += 1
+        errand = gathering.errand
+        if errand is not None and gathering.left == len(gathering.items) and errand.withdraw():
+            self._land(gathering)
+
     def _land(self, gathering: Gathering) -> None:
-        """Note that no more will come of *gathering*: it is done, or was never begun."""
-        if gathering.landed:
-            return
+        """Note that no more will come of *gathering*, and let the next one go."""
+        if not gathering.landed:
+            self._clear(gathering)
+            self._advance()
+
+    def _clear(self, gathering: Gathering) -> None:
+        """Forget *gathering*: it is done, or was never begun."""
         gathering.landed = True
+        gathering.errand = None
         if gathering.departed:
             self._aloft -= 1
         else:
@@ -223,19 +242,8 @@ class Flights:
             self._latest = None
         if self._newest is gathering:
             self._newest = None
-        if gathering.changed is not None:
-            gathering.changed.set()
+        gathering.wake()
         self._places.give(len(gathering.items))
-        self._advance()
-
-    def _advance(self) -> None:
-        """Wake the pilot whose turn it is, and whoever waits for the end of all."""
-        if self._queue:
-            first = self._queue[0]
-            if first.go is not None and self._may_depart(first):
-                first.go.set()
-        elif not self._aloft and self._emptied is not None:
-            self._emptied.set()
 
     async def _wait_until_empty(self) -> None:
         """Wait until nothing is on its way."""

@@ -10,31 +10,34 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, cast
 
 from batpak.actors.messages import Append, AppendBatch, Command, Flight, Outcome
+from batpak.aio.loops import signal_all
 from batpak.errors import ActorFailedError
 from batpak.receipt import Receipt
 
 if TYPE_CHECKING:
-    from anyio import Event
-
     from batpak.aio.errand import Errand
-    from batpak.aio.loops import Post
+    from batpak.aio.loops import Post, Signal
     from batpak.store import Store
 
 MAX_FLIGHT_EVENTS: Final = 512
 """How many events travel together, unless one batch has more: bounds the turn, as for what waits in a mailbox."""
 
 
+_TAKEN: Final[list[Receipt]] = []
+"""Stands where an outcome was."""
+
+
 class Gathering:
     """Appends on their way: open to others until a thread begins to write them; then an outcome for each.
 
-    *outcomes* are there when it is written; *landed* when whatever its items asked for has been done. *riders* wait
-    for it, *changed* wakes them. *errand* is its thread's, *go* wakes its pilot; it is *pilotless* while it looks
-    for another one.
+    *outcomes* are there when it is written; *landed* when whatever its items asked for has been done. *waiting*
+    are the signals of those who wait for the first, *for_sync* of those who wait for the second; *left* says how many
+    wait no longer. *errand* is its thread's.
     """
 
     __slots__ = (
         "_closed", "_contexts", "_durables", "_events", "_guard", "_max_wait", "_on_written", "_post", "_size",
-        "_store", "_told", "changed", "departed", "errand", "go", "items", "landed", "outcomes", "pilotless", "riders",
+        "_store", "_told", "departed", "errand", "for_sync", "items", "landed", "left", "outcomes", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -59,68 +62,67 @@ class Gathering:
         self.outcomes: list[Outcome] | None = None
         self.departed = False
         self.landed = False
-        self.pilotless = False
-        self.riders = 0
+        self.left = 0
+        self.waiting: list[Signal] = []
+        self.for_sync: list[Signal] = []
         self.errand: Errand[None] | None = None
-        self.go: Event | None = None
-        self.changed: Event | None = None
 
     # The event loop's side ---------------------------------------------------------------------------------------
 
     def join(self, item: Append | AppendBatch, context: Context | None, max_bytes: int, *, durable: bool) -> int | None:
         """Take in *item* and return its seat; None where it has to go into the next one.
 
-        That is when this one is closed, would get too large, or has a pilot who waits for no fsync while it does.
+        That is when this one is closed, would get too large, or began with one who waits for no fsync while it does.
         """
-        count, size = _weight(item)
+        count, size = (1, len(item.payload)) if type(item) is Append else _weight(cast("AppendBatch", item))
         with self._guard:
             if self._closed:
                 return None
-            if self.items:
+            items = self.items
+            if items:
                 if self._events + count > MAX_FLIGHT_EVENTS or self._size + size > max_bytes:
                     return None
                 if durable is not self._durables[0]:
-                    if durable:  # the pilot would have to wait for their fsync
+                    if durable:  # the others would have to wait for its fsync
                         return None
                     self._told = True  # so that these need not wait for it
             self._events += count
             self._size += size
-            self.items.append(item)
+            items.append(item)
             self._durables.append(durable)
             self._contexts.append(context)
-            return len(self.items) - 1
+            return len(items) - 1
 
     def watch(self) -> None:
         """Have the event loop told when it is written: another one waits for that."""
         with self._guard:
             self._told = True
 
-    def is_answered(self, *, durable: bool) -> bool:
-        """Whether an item has its outcome."""
-        return self.landed or (not durable and self.outcomes is not None)
-
-    def stir(self) -> None:
-        """Wake the riders, who look again."""
-        before, self.changed = self.changed, None
-        if before is not None:
-            before.set()
+    def wake(self) -> None:
+        """Wake those who wait for their outcome: it is written; those too who wait for an fsync, if it has landed."""
+        waiting, self.waiting = self.waiting, []
+        signal_all(waiting)
+        if self.landed:
+            signal_all(self.for_sync)
+            self.for_sync = []
 
     def take(self, seat: int) -> Outcome:
         """Return the outcome of a seat, or raise it; once."""
-        outcomes = cast("list[Outcome | None]", self.outcomes)
-        outcome, outcomes[seat] = outcomes[seat], None
-        if isinstance(outcome, Exception):
-            try:
-                raise outcome
-            finally:
-                del outcome  # it holds this frame
-        return cast("Outcome", outcome)
+        outcomes = self.outcomes
+        assert outcomes is not None, "nobody leaves before it is written, or refused"
+        outcome, outcomes[seat] = outcomes[seat], _TAKEN
+        if not isinstance(outcome, Exception):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # it holds this frame
 
     def refuse(self, error: Exception) -> None:
         """Answer every item with *error*; none of them was begun."""
         with self._guard:
             self._closed = True
-        self.outcomes = _shared(error, len(self.items))
+        self.outcomes = [*shared(error, len(self.items))]
 
     # The thread's side -------------------------------------------------------------------------------------------
 
@@ -131,17 +133,17 @@ class Gathering:
         try:
             outcomes = self._write()
         except BaseException as error:  # noqa: BLE001 - also what is sent into this thread to end it
-            outcomes = _shared(error, len(self.items))
+            outcomes = [*shared(error, len(self.items))]
         with self._guard:
             self.outcomes = outcomes
             told = self._told
-        if told:
-            self._post(partial(self._on_written, self))
         if True in self._durables:
+            if told:
+                self._post(partial(self._on_written, self))
             try:
                 self.outcomes = self._store._cover_flight(outcomes, self._durables)
             except BaseException as error:  # noqa: BLE001 - as above
-                self.outcomes = _shared(error, len(self.items))
+                self.outcomes = [*shared(error, len(self.items))]
 
     def _write(self) -> list[Outcome]:
         """Write the items: one alone as what it is, in the context of whoever asked, which this thread has then."""
@@ -151,23 +153,21 @@ class Gathering:
         return Context().run(self._store._write, Flight(self.items, contexts), None)
 
 
-def _weight(item: Append | AppendBatch) -> tuple[int, int]:
-    """Return how many events an item has, and the bytes of their payloads."""
-    if type(item) is Append:
-        return 1, len(item.payload)
-    items: Sequence[Append] = cast("AppendBatch", item).items
+def _weight(batch: AppendBatch) -> tuple[int, int]:
+    """Return how many events a batch has, and the bytes of their payloads."""
+    items: Sequence[Append] = batch.items
     return len(items), sum(len(each.payload) for each in items)
 
 
-def _shared(error: BaseException, count: int) -> list[Outcome]:
-    """Return an error of its own for each of *count* items."""
+def shared(error: BaseException, count: int) -> list[Exception]:
+    """Return an error of its own for each of *count* who asked."""
     if not isinstance(error, Exception):
-        failed = ActorFailedError("worker thread", f"{type(error).__name__}; the write may have happened")
+        failed = ActorFailedError("worker thread", f"{type(error).__name__}; what it did may have happened")
         failed.__cause__ = error
         error = failed
-    outcomes: list[Outcome] = [error]
+    errors: list[Exception] = [error]
     for _ in range(count - 1):
         another = copy(error)
         another.__cause__ = error.__cause__
-        outcomes.append(another)
-    return outcomes
+        errors.append(another)
+    return errors

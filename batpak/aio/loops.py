@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from asyncio import _get_running_loop as _asyncio_loop
+from asyncio import current_task
+from collections.abc import Callable, Generator, Iterable
+from functools import cache
 from threading import Lock
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, WeakSet, ref
+
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 T = TypeVar("T")
 
@@ -26,23 +31,36 @@ Loop: TypeAlias = asyncio.AbstractEventLoop | _TrioToken
 
 def running_loop() -> Loop:
     """Return the event loop that runs the calling task; `RuntimeError` where there is none."""
-    try:
-        if asyncio.current_task() is not None:  # without a task, asyncio may be the host of a trio that is its guest
-            return asyncio.get_running_loop()
-    except RuntimeError:
-        pass
-    import trio  # noqa: PLC0415 - nobody needs it who runs asyncio
+    loop = _asyncio_loop()
+    if loop is not None and current_task(loop) is not None:  # without a task, it may be the host of a trio: its guest
+        return loop
+    return _trio_loop()()
 
-    return trio.lowlevel.current_trio_token()
+
+@cache
+def _trio_loop() -> Callable[[], Loop]:
+    """Return what gives trio's token."""
+    from trio.lowlevel import current_trio_token  # noqa: PLC0415 - nobody needs it who runs asyncio
+
+    return current_trio_token
 
 
 def is_cancelled() -> bool:
     """Whether the calling task is being cancelled: on asyncio, what it awaited may have been, and not the task."""
     try:
-        task = asyncio.current_task()
+        task = current_task()
     except RuntimeError:  # trio, where nobody is told of a cancellation but those who are cancelled
         return True
     return task is None or task.cancelling() > 0
+
+
+async def raise_if_cancelled() -> None:
+    """Raise the cancellation that the calling task is in for, so that nothing is begun for it; others wait."""
+    await checkpoint_if_cancelled()
+    loop = _asyncio_loop()
+    task = None if loop is None else current_task(loop)
+    if task is not None and task.cancelling():  # perhaps one that has not been raised yet
+        await checkpoint()
 
 
 def post_to(loop: Loop) -> Post:
@@ -63,6 +81,38 @@ def post_to(loop: Loop) -> Post:
             pass
 
     return post
+
+
+class Signal(Protocol):
+    """What one task waits for, once; an `asyncio.Future`, or on trio what does the same."""
+
+    def done(self) -> bool:
+        """Whether it has come, or nobody waits for it any more."""
+        ...
+
+    def set_result(self, result: None, /) -> None:
+        """Let it come, unless it is done; on the event loop."""
+        ...
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """Wait for it."""
+        ...
+
+
+def signals_of(loop: Loop) -> Callable[[], Signal]:
+    """Return what makes signals for the tasks of *loop*, and does not keep it alive."""
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return asyncio.Future
+    from batpak.aio.on_trio import TrioSignal  # noqa: PLC0415 - nobody needs it who runs asyncio
+
+    return TrioSignal
+
+
+def signal_all(signals: Iterable[Signal]) -> None:
+    """Let each of *signals* come that somebody still waits for."""
+    for signal in signals:
+        if not signal.done():
+            signal.set_result(None)
 
 
 _ALL: WeakSet[PerLoop[Any]] = WeakSet()

@@ -13,6 +13,7 @@ from batpak.aio.cursor import AsyncFollower
 from batpak.aio.errand import Threads, finish
 from batpak.aio.events import AsyncEvents
 from batpak.aio.hub import Hub
+from batpak.aio.lookup import Lookups
 from batpak.aio.loops import PerLoop, Post
 from batpak.event import IndexEntry, StoredEvent
 from batpak.kind import EventKind
@@ -33,12 +34,14 @@ MAX_READS: Final = 8
 class AsyncReading(Generic[StoreT]):
     """The reads of a store, awaited.
 
-    Cancelling one ends the waiting at once; its thread finishes for nobody. A thread reads for one task at a time and
-    for at most eight at once on one event loop, and further reads wait for one.
+    Cancelling one ends the waiting at once; its thread finishes for nobody. On one event loop at most eight threads
+    read, each for one task at a time, and further reads wait for one. The gets that are awaited at the same time are
+    read together, by threads of their own, of which there are two at most; each has its own event or error.
     """
 
     _store: StoreT
     _threads: PerLoop[Threads]
+    _lookups: PerLoop[Lookups]
     _hubs: PerLoop[Hub]
     _owned: bool
 
@@ -46,6 +49,7 @@ class AsyncReading(Generic[StoreT]):
         """Read from *store*, which belongs to somebody else."""
         self._store = store
         self._threads = PerLoop(partial(Threads, MAX_READS))
+        self._lookups = PerLoop(partial(Lookups, store))
         self._hubs = PerLoop(partial(Hub, store._announcer))
         self._owned = False
 
@@ -53,7 +57,7 @@ class AsyncReading(Generic[StoreT]):
 
     async def get(self, event_id: UUID) -> StoredEvent:
         """Read one event; `EventNotFoundError` if there is none, `CorruptStoreError` if its bytes are damaged."""
-        return await self._offload(partial(self._store.get, event_id))
+        return await self._lookups.get().get(event_id)
 
     async def get_many(self, event_ids: Sequence[UUID]) -> list[StoredEvent]:
         """Read events in the order asked; `EventNotFoundError` names the first that is not there."""

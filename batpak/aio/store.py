@@ -114,7 +114,10 @@ class AsyncStore(AsyncDelivering):
         command = self._store._requests.append(
             coordinate, kind, payload, expected_sequence, idempotency_key, correlation_id, causation_id, flags
         )
-        return await self._flights.get().append(command, _seconds(max_wait_seconds), durable=self._durable(durable))
+        if max_wait_seconds is not None:
+            check_wait(max_wait_seconds)
+        wants_fsync = self._store._durable_by_default if durable is None else self._durable(durable)
+        return await self._flights.get().append(command, max_wait_seconds, durable=wants_fsync)
 
     async def append_reaction(
         self,
@@ -160,7 +163,8 @@ class AsyncStore(AsyncDelivering):
         everything else, as for `append`.
         """
         command = self._store._requests.batch(items)
-        wants_fsync, max_wait_seconds = self._durable(durable), _seconds(max_wait_seconds)
+        wants_fsync = self._durable(durable)
+        check_wait(max_wait_seconds)
         if not command.items:
             self._store._require_open()
             return []
@@ -183,9 +187,3 @@ class AsyncStore(AsyncDelivering):
         """Return whether a write waits for an fsync."""
         check_durable(durable)
         return self._store._durable_by_default if durable is None else durable
-
-
-def _seconds(max_wait_seconds: float | None) -> float | None:
-    """Return *max_wait_seconds*, checked."""
-    check_wait(max_wait_seconds)
-    return max_wait_seconds

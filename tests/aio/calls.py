@@ -8,12 +8,13 @@ from threading import Thread
 from typing import Any, Self
 
 import anyio
+import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from batpak import Coordinate, EventKind, Store
 from batpak.actors.messages import Append, AppendBatch, Command, Flight
-from batpak.aio import AsyncStore
+from batpak.aio import AsyncStore, threads
 from batpak.aio.flight import Flights
 
 ORDER = Coordinate("order:42", "shop")
@@ -168,30 +169,35 @@ def run_beside(act: Callable[[], Any]) -> Thread:
 
 
 class NoThreads:
-    """Holds every thread of the appends, so that a pilot waits for one and nothing of its gathering is begun."""
+    """Holds every thread that is sent for, so that nothing of its errand is begun until the end of the block."""
 
-    def __init__(self, facade: AsyncStore) -> None:
-        self._limiter = flights(facade)._limiter
-        self._borrowers = [object() for _ in range(int(self._limiter.total_tokens))]
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch = patch
+        self._start = threads.start
+        self._sent: list[tuple[Callable[[], object], Callable[[], object]]] = []
 
-    def __enter__(self) -> None:
-        for borrower in self._borrowers:
-            self._limiter.acquire_on_behalf_of_nowait(borrower)
+    def __enter__(self) -> Self:
+        self._patch.setattr(threads, "start", lambda act, deliver: self._sent.append((act, deliver)))
+        return self
 
     def __exit__(self, *_: object) -> None:
-        for borrower in self._borrowers:
-            self._limiter.release_on_behalf_of(borrower)
+        self._patch.setattr(threads, "start", self._start)
+        for act, deliver in self._sent:
+            self._start(act, deliver)
 
+    @property
+    def count(self) -> int:
+        """How many threads have been sent for."""
+        return len(self._sent)
 
-async def until_a_pilot_waits(facade: AsyncStore) -> None:
-    """Wait until a pilot waits for one of the threads that `NoThreads` holds."""
-    await until(lambda: flights(facade)._limiter.statistics().tasks_waiting == 1, "pilot without a thread")
+    async def until(self, count: int) -> None:
+        """Wait until so many threads have been sent for."""
+        await until(lambda: self.count == count, f"{count} threads sent for")
 
 
 def waits_its_turn(facade: AsyncStore) -> bool:
     """Whether a gathering waits for those before it."""
-    queue = flights(facade)._queue
-    return bool(queue) and queue[0].go is not None
+    return bool(flights(facade)._queue)
 
 
 async def assert_quiet(facade: AsyncStore) -> None:

@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from batpak import Coordinate, Place, Receipt, Region, Store, StoreConfig, StoredEvent
 from batpak.aio import AsyncCursor, AsyncFollower, AsyncStore
+from batpak.aio.reading import MAX_READS
 from batpak.delivery.course import Verdict
 from tests.aio.calls import PATIENCE_SECONDS, PLACED, NativeCall, until
 
@@ -183,7 +184,7 @@ async def until_waiting(facade: AsyncStore, count: int) -> None:
 async def assert_nobody_waits(facade: AsyncStore) -> None:
     """No task waits, no listener is known, and no thread works for this event loop."""
     threads = facade._threads.get()
-    await until(lambda: not threads._limiter.borrowed_tokens, "idle threads")
+    await until(lambda: threads._places._free == MAX_READS, "idle threads")
     assert waiting_tasks(facade) == 0
     assert facade._hubs.get()._waiting == {}
     assert listeners(facade._store) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from random import Random
 from uuid import uuid4
@@ -26,7 +26,6 @@ from tests.aio.calls import (
     flights,
     start,
     until,
-    until_a_pilot_waits,
     until_accepted,
     until_written_to,
     waits_its_turn,
@@ -57,39 +56,41 @@ async def test_whoever_waits_for_a_flight_can_be_cancelled_at_once(facade: Async
     await assert_quiet(facade)
 
 
-async def test_a_pilot_whose_thread_has_begun_can_be_cancelled_at_once(facade: AsyncStore, store: Store) -> None:
+async def test_whoever_a_thread_was_sent_for_can_be_cancelled_at_once(
+    facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with anyio.create_task_group() as tasks:
         with Held(store):
-            with NoThreads(facade):
-                pilot = start(tasks, appending(facade, "pilot"))
-                await until_a_pilot_waits(facade)
+            with NoThreads(monkeypatch) as sent:
+                first = start(tasks, appending(facade, "first"))
+                await sent.until(1)
                 riders = [start(tasks, appending(facade, number)) for number in range(3)]
                 await until_accepted(facade, 4)
             await until_written_to(facade)
-            assert (await pilot.cancel().end()).was_cancelled
+            assert (await first.cancel().end()).was_cancelled
             later = start(tasks, appending(facade, "later"))
             await until_accepted(facade, 5)
             assert not any(call.is_done for call in [*riders, later])
         for call in [*riders, later]:
             await call.outcome()
     found = payloads(store)
-    assert (found[0], sorted(found[1:4]), found[4:]) == ("pilot", [0, 1, 2], ["later"])
+    assert (found[0], sorted(found[1:4]), found[4:]) == ("first", [0, 1, 2], ["later"])
     await assert_quiet(facade)
 
 
-async def test_a_pilot_that_is_cancelled_before_its_thread_begins_hands_over(
-    facade: AsyncStore, store: Store, commands: Commands
+async def test_whoever_is_cancelled_before_its_thread_begins_leaves_it_to_the_others(
+    facade: AsyncStore, store: Store, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with anyio.create_task_group() as tasks:
-        with NoThreads(facade):
-            pilot = start(tasks, appending(facade, "pilot"))
-            await until_a_pilot_waits(facade)
+        with NoThreads(monkeypatch) as sent:
+            first = start(tasks, appending(facade, "first"))
+            await sent.until(1)
             riders = [start(tasks, appending(facade, number)) for number in range(4)]
             await until_accepted(facade, 5)
-            await pilot.cancel().end()
-            await until_a_pilot_waits(facade)
+            await first.cancel().end()
             joined = start(tasks, appending(facade, "joined"))
             await until_accepted(facade, 6)
+            assert sent.count == 1
         for call in [*riders, joined]:
             await call.outcome()
     assert commands.sizes == [6]
@@ -97,27 +98,26 @@ async def test_a_pilot_that_is_cancelled_before_its_thread_begins_hands_over(
     await assert_quiet(facade)
 
 
-async def test_pilots_that_are_cancelled_one_after_the_other_hand_over_each_time(
-    facade: AsyncStore, store: Store
+async def test_of_many_that_are_cancelled_one_after_the_other_the_last_is_answered(
+    facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with anyio.create_task_group() as tasks:
-        with NoThreads(facade):
+        with NoThreads(monkeypatch):
             calls = [start(tasks, appending(facade, number)) for number in range(6)]
             await until_accepted(facade, 6)
             for call in calls[:5]:
-                await until_a_pilot_waits(facade)
                 await call.cancel().end()
-            await until_a_pilot_waits(facade)
+            assert not calls[5].is_done
         await calls[5].outcome()
     assert len(payloads(store)) == 6
     await assert_quiet(facade)
 
 
 async def test_what_nobody_waits_for_any_more_and_no_thread_has_begun_is_not_written(
-    facade: AsyncStore, store: Store, commands: Commands
+    facade: AsyncStore, store: Store, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with anyio.create_task_group() as tasks:
-        with NoThreads(facade):
+        with NoThreads(monkeypatch):
             calls = [start(tasks, appending(facade, number)) for number in range(4)]
             await until_accepted(facade, 4)
             for call in calls:
@@ -130,7 +130,7 @@ async def test_what_nobody_waits_for_any_more_and_no_thread_has_begun_is_not_wri
     assert payloads(store) == ["after"]
 
 
-async def test_a_gathering_that_waits_for_the_one_before_can_lose_its_pilot(
+async def test_a_gathering_that_waits_for_the_one_before_can_lose_who_began_it(
     facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gathering, "MAX_FLIGHT_EVENTS", 3)
@@ -141,11 +141,40 @@ async def test_a_gathering_that_waits_for_the_one_before_can_lose_its_pilot(
             for number in range(1, 10):
                 calls.append(start(tasks, appending(facade, number)))
                 await until_accepted(facade, number + 1)
-            for number in (1, 4, 5, 6):  # a pilot with riders; one with all its riders
+            for number in (1, 4, 5, 6):  # who began one; who began one and all who joined
                 await calls[number].cancel().end()
         for number in (0, 2, 3, 7, 8, 9):
             await calls[number].outcome()
     assert payloads(store) == [0, 1, 2, 3, 7, 8, 9]
+    await assert_quiet(facade)
+
+
+@pytest.mark.parametrize(
+    ("anyio_backend", "native"),
+    [("asyncio", False), ("trio", False), ("asyncio", True)],
+    ids=["asyncio", "trio", "asyncio-tasks"],
+)
+async def test_whoever_is_cancelled_beforehand_begins_nothing(
+    native: bool, facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt = await facade.append(ORDER, PLACED, "before")
+
+    async def call_cancelled(act: Callable[[], Awaitable[object]]) -> None:
+        if native:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        await act()
+
+    with NoThreads(monkeypatch) as sent:
+        for act in (appending(facade, "never"), lambda: facade.get(receipt.event_id), facade.stats):
+            async with anyio.create_task_group() as tasks:
+                call = start(tasks, lambda act=act: call_cancelled(act), native=native)  # type: ignore[misc]
+                if not native:
+                    call.scope.cancel()
+                assert (await call.end()).was_cancelled
+        assert sent.count == 0
+    assert payloads(store) == ["before"]
     await assert_quiet(facade)
 
 

@@ -20,6 +20,7 @@ from anyio.lowlevel import checkpoint
 
 from batpak import Coordinate, EventKind, OnError, Reactions, Region, Store, StoreClosedError, StoreConfig, StoredEvent
 from batpak.aio import AsyncReadOnlyStore, AsyncStore
+from batpak.aio.reading import MAX_READS
 from tests.aio.calls import PATIENCE_SECONDS, Call, NativeCall, run_beside, start, until
 from tests.aio.consumers import ALL, append, assert_nobody_waits, fill, in_time, listeners, until_waiting, waiting_tasks
 from tests.conftest import open_files, store_threads
@@ -334,8 +335,8 @@ async def test_no_thread_is_kept_by_those_who_wait(facade: AsyncStore, store: St
             tasks.start_soon(iterate, facade.follow(ALL))
             tasks.start_soon(iterate, facade.subscribe(ALL))
         await until_waiting(facade, 200)
-        limiter = facade._threads.get()._limiter
-        await until(lambda: not limiter.borrowed_tokens, "idle threads")
+        threads = facade._threads.get()
+        await until(lambda: threads._places._free == MAX_READS, "idle threads")
         assert len(set(living_threads()) - before) < 20
         append(store, 3)
         await until_waiting(facade, 200)
@@ -371,7 +372,7 @@ async def test_who_follows_a_read_only_store_leaves_nothing_however_it_ends(tmp_
             await anyio.to_thread.run_sync(thread.join)
             assert found == list(range(300))
             threads = reader._threads.get()
-            await until(lambda: not threads._limiter.borrowed_tokens, "idle threads")
+            await until(lambda: threads._places._free == MAX_READS, "idle threads")
             assert listeners(reader._store) == 0  # type: ignore[arg-type]
     assert living_tasks() == living
     assert open_files() <= files

@@ -32,7 +32,7 @@ from batpak import (
     WriterFailedError,
 )
 from batpak.actors.messages import Append, AppendBatch, Flight
-from batpak.aio import AsyncStore, gathering
+from batpak.aio import AsyncStore, gathering, threads
 from tests.aio.calls import (
     ORDER,
     PLACED,
@@ -266,12 +266,11 @@ async def test_a_failed_fsync_is_told_to_those_who_asked_for_one(
 async def test_where_no_thread_can_be_had_everybody_is_told_and_nothing_is_written(
     facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(*_: object, **__: object) -> None:
-        await anyio.lowlevel.checkpoint()
+    def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(anyio.to_thread, "run_sync", refuse)
+        patch.setattr(threads, "start", refuse)
         async with anyio.create_task_group() as tasks:
             calls = [start(tasks, appending(facade, number)) for number in range(3)]
             errors = [await call.error() for call in calls]
@@ -343,7 +342,9 @@ async def test_an_append_waits_for_no_fsync_of_a_flight_before_it(
     assert payloads(store) == ["first", *range(6)]
 
 
-async def test_a_pilot_that_is_not_durable_waits_for_no_fsync_of_riders(facade: AsyncStore, store: Store) -> None:
+async def test_one_that_is_not_durable_waits_for_no_fsync_of_those_who_joined_it(
+    facade: AsyncStore, store: Store
+) -> None:
     async with anyio.create_task_group() as tasks:
         with store._gate.device:
             with Held(store):

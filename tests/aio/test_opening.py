@@ -15,9 +15,11 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from batpak import BatpakError, Receipt, Store, StoreClosedError, StoreConfig, StoreLockedError
-from batpak.aio import AsyncStore
+from batpak.aio import AsyncStore, flight
 from batpak.aio.errand import Errand, finish
+from batpak.aio.flight import MAX_ON_LOOP
 from batpak.aio.loops import post_to, running_loop
+from batpak.testing.clock import HandClock
 from tests.aio.calls import (
     ORDER,
     PATIENCE_SECONDS,
@@ -395,7 +397,7 @@ async def test_an_append_that_is_not_durable_can_run_on_the_loop(
     assert asking.were_here == [True, False]
 
 
-@on_loop
+@pytest.mark.parametrize("config", [StoreConfig(append_on_loop=True, clock=HandClock())])
 async def test_on_the_loop_other_tasks_get_their_turn(facade: AsyncStore) -> None:
     turns: list[str] = []
 
@@ -410,6 +412,43 @@ async def test_on_the_loop_other_tasks_get_their_turn(facade: AsyncStore) -> Non
     longest = max(len(run) for run in "".join(turns).replace("ab", "a b").replace("ba", "b a").split())
     assert len(turns) == 200
     assert longest <= 64
+
+
+class _Turns(HandClock):
+    """A clock by which the turn of other tasks takes a while; it counts their turns."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self.count = 0
+
+    async def take(self, over: anyio.Event) -> None:
+        while not over.is_set():
+            self.count += 1
+            self.advance(self._seconds)
+            await checkpoint()
+
+
+@pytest.mark.parametrize(("seconds", "longer"), [(0.0, False), (1.0, True)])
+async def test_on_the_loop_appends_stay_longer_where_the_turn_of_others_takes_long(
+    seconds: float, longer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "worked_seconds", lambda: 0.0)
+    monkeypatch.setattr(flight, "MAX_STAY", 16 * MAX_ON_LOOP)
+    clock = _Turns(seconds)
+    with Journal(StoreConfig(append_on_loop=True, clock=clock)) as journal:
+        facade = AsyncStore.wrap(journal.store)
+        over = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(clock.take, over)
+            await until(lambda: clock.count > 0, "other task")
+            clock.count = 0
+            for number in range(64 * MAX_ON_LOOP):
+                await facade.append(ORDER, PLACED, number)
+            # Some that met the writer's own thread went by a thread, and others got their turn meanwhile.
+            assert clock.count >= 3
+            assert (clock.count < 32) is longer
+            over.set()
 
 
 @on_loop
