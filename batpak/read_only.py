@@ -205,6 +205,7 @@ class ReadOnlyStore(Reading):
         self._closed = ForkedStoreError
         self._ended = True
         self._lock = Lock()  # a thread that is not here may hold the other
+        self._maps.clear()  # each has a descriptor of its own
         self._files.abandon()
 
     def __enter__(self) -> Self:

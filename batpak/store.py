@@ -491,4 +491,5 @@ class Store(Delivering):
         self._closed = ForkedStoreError
         self._closing = Lock()  # a thread that is not here may hold the other
         self._ended = True
+        self._maps.clear()  # each has a descriptor of its own
         self._files.abandon()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import get_ident
@@ -24,6 +25,7 @@ from batpak.log import DEBUG
 from batpak.storage import pool
 from batpak.storage.mapped import SegmentMaps
 from tests.store.journals import EVERYTHING, ORDER, PAID, PLACED, facts, payloads
+from tests.store.processes import run_python
 
 COUNT = 700
 
@@ -231,3 +233,27 @@ def test_a_log_processor_reads_no_payload_mapped_or_not(filled: Store) -> None:
             next(filled.read())
     finally:
         filled._log.emitting.clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which files are open")
+def test_a_forked_child_keeps_no_descriptor_of_what_its_parent_has_mapped(tmp_path: Path) -> None:
+    program = """
+    import os, sys
+    from batpak import *
+    store = Store.open(sys.argv[1])
+    event_id = store.append(Coordinate("e", "s"), EventKind(1, 1), 1).event_id
+    reader = Store.open_read_only(sys.argv[1])
+    events = [store.get(event_id), store.get(event_id), reader.get(event_id)]
+    assert store._maps.by_segment
+    child = os.fork()
+    if child == 0:
+        links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        opened = [os.readlink(link) for link in links if os.path.lexists(link)]
+        print([name for name in opened if name.endswith(".fbat")], flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert store.get(event_id) == events[0]
+    reader.close()
+    store.close()
+    """
+    assert run_python(program, tmp_path).stdout.splitlines() == ["[]"]
