@@ -5,7 +5,7 @@ is frozen, and this actor's own thread, between turns, writes it out as a run an
 neighbours of a size. Readers hold a `View`: they never wait for any of this. Nothing is written about events that are
 not durable yet.
 
-While events come in, that thread works for at most `WORK_SECONDS` at a time and then rests, the less the fuller the
+While events come in, that thread works for `WORK_SECONDS` at a time and then rests, the less the fuller the
 tail has become that follows the frozen one. If it falls behind all the same, so that two frozen tails wait, whoever
 appends lets it work: between turns, for a moment in so many events (`ease`), the longer the more tails wait. So what is
 not written out, which an open after a kill reads again, stays near two tails, and no append waits long.
@@ -50,8 +50,9 @@ BYTES_EVERY: Final = 64
 CLOSE_EVENTS: Final = 512
 """A close writes the tail out if it holds at least so many events; fewer are read back faster than a file is made."""
 WORK_SECONDS: Final = 0.002
-"""So long at most background work holds the interpreter's lock at a time: an append may wait as long."""
-SLICES: Final = 32
+"""So long background work holds the interpreter's lock at a time, twice as long once it is two steps behind: an append
+may wait as long."""
+SLICES: Final = 64
 """And so many slices of work at most are done at a time."""
 BUSY_SHARE: Final = 4
 """While events come in, background work rests this many times as long as it worked; a quarter of that for each step
@@ -61,8 +62,9 @@ EASE_SECONDS: Final = 0.001
 MAX_EASE_SECONDS: Final = 0.008
 """With two frozen tails an append waits up to so long in so many events; twice as long for each tail more, but no
 longer than the last."""
-MANY_RUNS: Final = 12
-"""With so many runs a look-up gets slow enough for merges to hurry."""
+FAR_BEHIND: Final = 2
+MANY_RUNS: Final = 8
+"""Each so many runs are a step that it has fallen behind: they make look-ups slow."""
 RETRY_SECONDS: Final = 10.0
 """How long background work rests after it failed."""
 
@@ -139,11 +141,12 @@ class Index(Actor[IndexCommand]):
         self._job = job = self._next_job()
         if job is None:
             return None
-        started = self._clock.monotonic()
+        started, behind = self._clock.monotonic(), self._behind()
+        seconds = WORK_SECONDS if behind < FAR_BEHIND else 2 * WORK_SECONDS
         try:
             for _ in range(SLICES):
                 next(job)
-                if self._clock.monotonic() - started >= WORK_SECONDS:
+                if self._clock.monotonic() - started >= seconds:
                     break
         except StopIteration:
             self._merging = None if job is self._merging else self._merging
@@ -161,7 +164,7 @@ class Index(Actor[IndexCommand]):
         seen, self._seen = self._seen, self.view.bound
         if seen == self._seen:
             return 0.0
-        return (self._clock.monotonic() - started) * BUSY_SHARE / (1 << 2 * self._behind())
+        return (self._clock.monotonic() - started) * BUSY_SHARE / (1 << 2 * behind)
 
     def _behind(self) -> int:
         """How far background work has fallen behind: quarters of a tail beyond the first, and too many runs."""
