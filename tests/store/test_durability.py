@@ -22,6 +22,7 @@ from batpak import (
     StoreConfig,
     WriterFailedError,
 )
+from batpak.actors.writer import SYNC_EARLY
 from batpak.storage import watermark
 from batpak.testing.clock import HandClock
 from batpak.testing.faulty import FaultyFiles
@@ -119,7 +120,7 @@ def test_the_journal_is_synced_every_so_many_events(driver: Driver, every: int) 
             store.append(ORDER, PLACED, number)
             stats = store.stats()
             assert stats.visible_sequence - stats.durable_sequence < every + (every == 1)
-        assert syncs(journal) <= 2 * 200 / every + 4
+        assert syncs(journal) <= SYNC_EARLY * 200 / every + 4
         lost = 200 - len(payloads(journal.cut_power()))
         assert lost < every + (every == 1)
 
