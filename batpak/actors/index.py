@@ -50,7 +50,8 @@ BYTES_EVERY: Final = 64
 CLOSE_EVENTS: Final = 512
 """A close writes the tail out if it holds at least so many events; fewer are read back faster than a file is made."""
 WORK_SECONDS: Final = 0.002
-"""So long background work holds the interpreter's lock at a time, twice as long once it is two steps behind: an append
+FAR_BEHIND: Final = 2
+"""So long background work holds the interpreter's lock at a time, twice as long from so many steps behind on: an append
 may wait as long."""
 SLICES: Final = 64
 """And so many slices of work at most are done at a time."""
@@ -62,7 +63,6 @@ EASE_SECONDS: Final = 0.001
 MAX_EASE_SECONDS: Final = 0.008
 """With two frozen tails an append waits up to so long in so many events; twice as long for each tail more, but no
 longer than the last."""
-FAR_BEHIND: Final = 2
 MANY_RUNS: Final = 8
 """Each so many runs are a step that it has fallen behind: they make look-ups slow."""
 RETRY_SECONDS: Final = 10.0
@@ -164,7 +164,8 @@ class Index(Actor[IndexCommand]):
         seen, self._seen = self._seen, self.view.bound
         if seen == self._seen:
             return 0.0
-        return (self._clock.monotonic() - started) * BUSY_SHARE / (1 << 2 * behind)
+        worked = min(self._clock.monotonic() - started, seconds)  # the rest was a wait for the disk, in nobody's way
+        return worked * BUSY_SHARE / (1 << 2 * behind)
 
     def _behind(self) -> int:
         """How far background work has fallen behind: quarters of a tail beyond the first, and too many runs."""
