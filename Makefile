@@ -13,10 +13,10 @@ FIND_PYTHON = for name in $(PYTHON) python3.11 python3 python3.12 python3.13 pyt
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; \
 	done
 
-.PHONY: help setup demo test faults soak fuzz lint types rings bench lock clean
+.PHONY: help setup demo test faults soak fuzz lint types rings bench bench-full lock clean
 
 help:  ## say what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY)  ## make .venv with the pinned packages and batpak itself
 
@@ -55,9 +55,11 @@ types: lint  ## mypy, strict
 rings: types  ## import-linter
 	$(BIN)/lint-imports --no-logo
 
-bench: $(READY)  ## batpak beside a hand-written SQLite events table, and delivery beside bare hand-overs
+bench: $(READY)  ## batpak beside its rivals: floors and goals, every figure, some minutes
 	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.delivery
+
+bench-full: $(READY)  ## the same in more rounds, on stores of up to a million events
+	$(BIN)/python -m benchmarks --full
 
 lock:  ## make constraints.txt anew from what pyproject.toml allows
 	python=$$($(FIND_PYTHON)); rm -rf build/lock; "$$python" -m venv build/lock

@@ -5,21 +5,35 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
-from importlib.metadata import version
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
+MEMORY_INFO = Path("/proc/meminfo")
 MOUNTS = Path("/proc/self/mounts")
+OURS = ("msgpack", "blake3", "crc32c", "anyio", "structlog")
 
 
-def machine_facts(directory: Path) -> list[str]:
-    """Return one line a fact: processor, system, file system of *directory*, and the versions that matter."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("msgpack", "blake3", "anyio"))
+def machine_facts(directory: Path, packages: Iterable[str] = ()) -> list[str]:
+    """Return one line a fact: processor, memory, system, file system of *directory*, and the versions that matter."""
     return [
-        f"{os.cpu_count()} cores, {_processor()}",
+        f"{os.cpu_count()} cores, {_processor()}{_memory()}",
         f"{platform.system()} {platform.release()}, {_file_system(directory)}",
-        f"{platform.python_implementation()} {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {packages}",
+        f"{platform.python_implementation()} {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
+        + ", ".join(_versions((*OURS, *packages))),
     ]
+
+
+def _versions(packages: Iterable[str]) -> list[str]:
+    """Return names and versions of those that are installed."""
+    found = []
+    for name in packages:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _processor() -> str:
@@ -28,6 +42,14 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _memory() -> str:
+    """Return how much memory there is, where the system tells."""
+    if not MEMORY_INFO.exists():
+        return ""
+    total = MEMORY_INFO.read_text(encoding="utf-8").partition("MemTotal:")[2].split()[:1]
+    return f", {int(total[0]) / 2**20:.0f} GiB of memory" if total else ""
 
 
 def _file_system(directory: Path) -> str:

@@ -93,7 +93,7 @@ POWER_CUTS = {
         change(
             Writer,
             "_write",
-            "        journal.write(data, start)\n        self._publish(decision, decision.records, start + len(data))\n",
+            "        journal.write(data, start)\n",
             "        self._publish(decision, decision.records, start + len(data))\n        journal.write(data, start)\n",
         )
     ],
