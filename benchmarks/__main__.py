@@ -32,6 +32,7 @@ SECTIONS = {
     "Beside busy threads": "busy",
     "Reads": "reads",
     "What grows": "growing",
+    "Where the time goes": "stages",
 }
 """The modules that have cases, by their titles."""
 

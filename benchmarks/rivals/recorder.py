@@ -65,7 +65,7 @@ class Recorder:
     def settle(self) -> None:
         """Have the log at its full length, to be written over from its start."""
         with self._store.get_connection(commit=True) as connection:
-            table = connection._sqlite_conn  # noqa: SLF001 - the only way to its settings
+            table = connection._sqlite_conn
         recycle_log(table, self.append)
 
     def append(self, item: Item) -> int:

@@ -93,8 +93,8 @@ POWER_CUTS = {
         change(
             Writer,
             "_write",
-            "        journal.write(data, start)\n",
-            "        self._publish(decision, decision.records, start + len(data))\n        journal.write(data, start)\n",
+            "journal.write(data, start)\n",
+            "self._publish(decision, decision.records, start + len(data))\n        journal.write(data, start)\n",
         )
     ],
     "place saved before its handler ran": [
