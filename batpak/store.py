@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from batpak.storage.view import View
 
 T = TypeVar("T")
+Written = TypeVar("Written", Receipt, list[Receipt])
 
 
 class Store(Delivering):
@@ -232,8 +233,9 @@ class Store(Delivering):
         )
         if durable is not None:
             check_durable(durable)
-        receipt = self._write(command, max_wait_seconds)
-        return self._covered(receipt) if (self._durable_by_default if durable is None else durable) else receipt
+        if self._durable_by_default if durable is None else durable:
+            return durable_receipt(self._write_durably(command, max_wait_seconds))
+        return self._write(command, max_wait_seconds)
 
     def append_reaction(
         self,
@@ -280,11 +282,9 @@ class Store(Delivering):
         if not command.items:
             self._require_open()
             return []
-        receipts = self._write(command, max_wait_seconds)
         if self._durable_by_default if durable is None else durable:
-            self._cover(max(receipt.global_sequence for receipt in receipts) + 1)
-            return [durable_receipt(receipt) for receipt in receipts]
-        return receipts
+            return [durable_receipt(receipt) for receipt in self._write_durably(command, max_wait_seconds)]
+        return self._write(command, max_wait_seconds)
 
     def sync(self) -> int:
         """Make everything that has been accepted durable; the highest durable global sequence, -1 for none."""
@@ -391,8 +391,21 @@ class Store(Delivering):
 
     # Inside ------------------------------------------------------------------------------------------------------
 
-    def _write(self, command: Command[T], max_wait_seconds: float | None) -> T:
-        """Have the writer run *command*, rebuild what it finds damaged in the index, keep the durability promises."""
+    def _write_durably(self, command: Command[Written], max_wait_seconds: float | None) -> Written:
+        """Have the writer run *command*, and return when an fsync covers what it has written."""
+        try:
+            answer = self._write(command, max_wait_seconds, covered=True)
+            self._cover(last_sequence(answer) + 1)
+        except BaseException:
+            self._wake_for_sync()
+            raise
+        return answer
+
+    def _write(self, command: Command[T], max_wait_seconds: float | None, *, covered: bool = False) -> T:
+        """Have the writer run *command*, rebuild what it finds damaged in the index, keep the durability promises.
+
+        With *covered* whoever calls makes it durable, and has the writer's thread do so where that fails.
+        """
         if max_wait_seconds is not None:
             check_wait(max_wait_seconds)
         gate = self._gate
@@ -403,7 +416,7 @@ class Store(Delivering):
             for _ in range(MAX_REBUILDS):
                 if self._closed is not None:
                     raise self._closed
-                if not gate.dirty:
+                if not covered and not gate.watched:
                     self._wake_for_sync()
                 try:
                     answer = self._writer.ask(command, max_wait_seconds)
@@ -414,7 +427,7 @@ class Store(Delivering):
                 raise damaged_again()
             journal = self._system.writer.journal
             behind = journal.sequence - gate.durable
-            if not gate.dirty or journal.needs_care:
+            if journal.needs_care or not (covered or gate.watched):
                 self._wake_for_sync()
             elif behind >= self._sync_early and not gate.called:
                 gate.called = True
@@ -430,14 +443,8 @@ class Store(Delivering):
 
     def _wake_for_sync(self) -> None:
         """Tell the writer's thread that something will have to be synced."""
-        if not self._gate.dirty:
-            self._gate.mark_dirty()
+        self._gate.announce()
         self._writer.wake()
-
-    def _covered(self, receipt: Receipt) -> Receipt:
-        """Wait for an fsync that covers *receipt*."""
-        self._cover(receipt.global_sequence + 1)
-        return durable_receipt(receipt)
 
     def _cover(self, ticket: int) -> None:
         """Wait until everything below *ticket* is durable."""

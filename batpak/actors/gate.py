@@ -60,7 +60,7 @@ class Gate:
     whoever asked for them.
     *on_durable* is called after an fsync, with the device held.
     *dirty* says that something may be written that no fsync covers, *since* when that became so (monotonic seconds),
-    *called* that the writer's thread has been told that an fsync is due before that.
+    *watched* that the writer's thread looks after it; *called* that it has been told that an fsync is due earlier.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Gate:
         self.dirty = False
         self.since = 0.0
         self.called = False
+        self.watched = False
         self.syncs = 0
         self.mark_failures = 0
         self.on_durable: Callable[[], None] = lambda: None
@@ -147,16 +148,20 @@ class Gate:
         if poison is not None:
             raise WriterFailedError(str(poison)) from poison
 
-    def mark_dirty(self) -> None:
-        """Note that something is about to be written."""
-        self.since = self._clock.monotonic()
-        self.dirty = True
+    def announce(self) -> None:
+        """Note that something is about to be written, or has been, and that the writer's thread is told of it."""
+        if not self.dirty:
+            self.since = self._clock.monotonic()
+            self.dirty = True
+        self.watched = True
 
     def sync_device(self) -> None:
         """Run one fsync over everything written; *device* is held. A failure is remembered for good."""
         self.require_sound()  # for those who waited while another's failed: a retry would seem to succeed
         covered = False
-        self.called = self.dirty = False  # before the look at what is written: what comes later marks it again
+        self.called = self.watched = self.dirty = (
+            False  # before the look at what is written: what comes later marks it again
+        )
         try:
             written = self._written()
             if written.file is not None:

@@ -200,8 +200,7 @@ class Writer(Actor[WriterCommand]):
             return None
         if gate.durable >= self.journal.sequence and not self._is_under_way(gate):
             return None
-        if not gate.dirty:
-            gate.mark_dirty()
+        gate.announce()
         behind = self.journal.sequence - gate.durable
         due = self._seconds_left(gate)
         if due <= 0 or behind * SYNC_EARLY >= self._config.sync_every_events:
@@ -219,7 +218,8 @@ class Writer(Actor[WriterCommand]):
     def _is_under_way(self, gate: Gate) -> bool:
         """Whether a write has been announced and nothing of it is seen yet; when it is overdue, it was refused."""
         if gate.dirty and self._seconds_left(gate) <= 0:
-            gate.dirty = False  # a write that ends now looks at this behind it
+            gate.dirty = False
+        gate.watched = gate.dirty  # a write that ends now looks at this behind it
         return gate.dirty or gate.durable < self.journal.sequence
 
     def require_sound(self) -> None:
