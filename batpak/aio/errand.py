@@ -8,7 +8,6 @@ ever waits for an event loop.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
 from functools import partial
 from threading import Lock
 from typing import Generic, TypeVar, cast
@@ -16,8 +15,7 @@ from typing import Generic, TypeVar, cast
 from anyio import CancelScope, CapacityLimiter, Event, get_cancelled_exc_class, to_thread
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from batpak.aio import threads
-from batpak.aio.loops import Callback, Post, Signal, raise_if_cancelled, running_loop, signal_all, signals_of
+from batpak.aio.loops import Callback, Post
 from batpak.aio.places import Places
 from batpak.errors import ActorFailedError
 
@@ -86,37 +84,30 @@ class Errand(Generic[T]):
 class Threads:
     """The threads that read for one facade on one event loop."""
 
-    __slots__ = ("_places", "_signal", "post")
+    __slots__ = ("_limiter", "_places", "post")
 
     def __init__(self, count: int, post: Post) -> None:
         """Use at most *count* threads at a time, those included that a cancelled coroutine left behind."""
+        self._limiter = CapacityLimiter(count)
         self._places = Places(count)
-        self._signal = signals_of(running_loop())
         self.post = post
 
     async def run(self, act: Callable[[], T]) -> T:
         """Have a thread do *act*; cancelled, the waiting ends at once, and nobody sees what comes out."""
-        await raise_if_cancelled()
-        if not self._places.take_nowait():
-            await self._places.take()
-        errand = Errand(partial(copy_context().run, act), self.post)
-        ended = self._signal()
+        places = self._places
+        if not places.take_nowait():
+            await places.take()
+        errand = Errand(act, self.post)
         try:
-            threads.start(errand.run, partial(self.post, partial(self._end, ended)))
-        except Exception as error:
-            self._places.give()
-            raise no_thread(error) from error
-        try:
-            await ended
-        except BaseException:
-            errand.withdraw()
+            await to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
+        except BaseException as error:
+            if errand.withdraw() or not errand.leave(places.give):
+                places.give()
+            if isinstance(error, Exception):
+                raise no_thread(error) from error
             raise
+        places.give()
         return errand.result()
-
-    def _end(self, ended: Signal) -> None:
-        """Have the thread back; on the event loop."""
-        self._places.give()
-        signal_all((ended,))
 
 
 async def insist(wait: Callable[[], Awaitable[object]]) -> BaseException | None:

@@ -6,14 +6,14 @@
                     |
                     no
                     v
-               open one; when the one before it is written, it departs: a thread is sent
-               --> [thread: close it, write, answer, fsync if asked] --> it has landed; wake its riders
+               open one; when the one before it is written, it departs: one of its riders awaits `anyio.to_thread`
+               --> [thread: close it, write, answer, fsync if asked] --> it has landed; wake the other riders
 
-A gathering stays open until its thread begins, so whoever comes while others are being written joins it. No task works
-for others, and an append that nobody joins costs one journey and no more. Whoever is cancelled waits no longer; what
-nobody waits for any more, and no thread has begun, is taken back. A thread that has begun goes on, and the next
-gathering waits until it has written. So the appends of one event loop are written in the order in which they were
-awaited, whoever was cancelled.
+A gathering stays open until its thread begins, so whoever comes while others are being written joins it. An append
+that nobody joins costs one offload and no more. Whoever is cancelled waits no longer (``journey.py`` says who carries
+its gathering then); what nobody waits for any more, and no thread has begun, is taken back. A thread that has begun
+goes on, and the next gathering waits until it has written. So the appends of one event loop are written in the order
+in which they were awaited, whoever was cancelled.
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ from __future__ import annotations
 import sys
 from collections import deque
 from contextvars import copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from anyio import Event
+from anyio import CapacityLimiter, Event
 from anyio.lowlevel import checkpoint
 
 from batpak.actors.messages import Append, AppendBatch, Command
-from batpak.aio import threads
-from batpak.aio.errand import Errand, insist, no_thread
+from batpak.aio.errand import insist
 from batpak.aio.gathering import Gathering
-from batpak.aio.loops import raise_if_cancelled, running_loop, signals_of
+from batpak.aio.loops import running_loop, signals_of
 from batpak.aio.places import Places
 from batpak.clock import worked_seconds
 from batpak.errors import BackpressureError, StoreClosedError
@@ -39,8 +37,6 @@ from batpak.log import DEBUG
 from batpak.receipt import Receipt
 
 if TYPE_CHECKING:
-    from contextvars import Context
-
     from batpak.aio.loops import Post
     from batpak.store import Store
 
@@ -72,6 +68,7 @@ class Flights:
         self._log = store._log
         self._post = post
         self._places = Places(config.mailbox_capacity)
+        self._limiter = CapacityLimiter(MAX_ALOFT)
         self._signal = signals_of(running_loop())
         self._max_bytes = config.max_batch_bytes
         self._retry_after_seconds = config.slow_command_seconds
@@ -102,15 +99,17 @@ class Flights:
         gathering = self._newest
         seat = None if gathering is None else gathering.join(item, context, self._max_bytes, durable=durable)
         if gathering is None or seat is None:
-            gathering, seat = await self._begin(item, context, max_wait_seconds, durable=durable)
+            gathering, seat = self._open(max_wait_seconds), 0
+            gathering.join(item, context, self._max_bytes, durable=durable)
+            self._advance()
         while not gathering.landed and (durable or gathering.outcomes is None):
-            signal = self._signal()
-            (gathering.for_sync if durable else gathering.waiting).append(signal)
-            try:
-                await signal
-            except BaseException:
-                self._abandon(gathering)
-                raise
+            if gathering.is_uncarried():
+                if not durable:
+                    gathering.spare_fsync()
+                await gathering.carry(self._limiter, self._post, self._land)
+            else:
+                signals = gathering.for_sync if durable else gathering.waiting
+                await gathering.wait(self._signal(), signals, self._land)
         return gathering.take(seat)  # type: ignore[return-value] # of the item that took this seat
 
     async def settle(self) -> None:
@@ -159,27 +158,9 @@ class Flights:
 
     # Gatherings --------------------------------------------------------------------------------------------------
 
-    async def _begin(
-        self, item: Append | AppendBatch, context: Context | None, max_wait_seconds: float | None, *, durable: bool
-    ) -> tuple[Gathering, int]:
-        """Open a gathering for *item*, or join the one that somebody else has opened; nothing if this is cancelled."""
-        try:
-            await raise_if_cancelled()
-        except BaseException:
-            self._places.give()
-            raise
-        gathering = self._newest
-        seat = None if gathering is None else gathering.join(item, context, self._max_bytes, durable=durable)
-        if gathering is None or seat is None:
-            gathering, seat = self._open(max_wait_seconds), 0
-            gathering.join(item, context, self._max_bytes, durable=durable)
-            self._advance()
-        return gathering, seat
-
     def _open(self, max_wait_seconds: float | None) -> Gathering:
         """Open a gathering behind all others."""
         gathering = Gathering(self._store, self._post, self._written, max_wait_seconds)
-        gathering.errand = Errand(partial(copy_context().run, gathering.fly), self._post)
         self._queue.append(gathering)
         self._newest = gathering
         if self._latest is not None:
@@ -187,7 +168,7 @@ class Flights:
         return gathering
 
     def _advance(self) -> None:
-        """Send the gathering whose turn it is; wake whoever waits for the end of all."""
+        """Let the gathering go whose turn it is; wake whoever waits for the end of all."""
         while self._queue and self._aloft < MAX_ALOFT and self._is_written():
             self._depart(self._queue.popleft())
         if not self._queue and not self._aloft and self._emptied is not None:
@@ -198,42 +179,21 @@ class Flights:
         return self._latest is None or self._latest.outcomes is not None
 
     def _depart(self, gathering: Gathering) -> None:
-        """Send *gathering*; the next one wants to know when it is written."""
-        errand = gathering.errand
-        assert errand is not None, "only what has landed has none"
+        """Have *gathering* carried; the next one wants to know when it is written."""
         self._latest = gathering
         self._aloft += 1
-        gathering.departed = True
         if self._queue:
             gathering.watch()
-        try:
-            threads.start(errand.run, partial(self._post, partial(self._land, gathering)))
-        except Exception as error:  # noqa: BLE001 - a thread that cannot be had is told to everybody who waits
-            gathering.refuse(no_thread(error))
-            self._clear(gathering)
+        gathering.depart()
 
     def _written(self, gathering: Gathering) -> None:
         """Answer those who wait for no fsync, and let the next one go."""
         gathering.wake()
         self._advance()
 
-    def _abandon(self, gathering: Gathering) -> None:
-        """Note that one waits no longer; what nobody waits for and no thread has begun is taken back."""
-        gathering.left += 1
-        errand = gathering.errand
-        if errand is not None and gathering.left == len(gathering.items) and errand.withdraw():
-            self._land(gathering)
-
     def _land(self, gathering: Gathering) -> None:
         """Note that no more will come of *gathering*, and let the next one go."""
-        if not gathering.landed:
-            self._clear(gathering)
-            self._advance()
-
-    def _clear(self, gathering: Gathering) -> None:
-        """Forget *gathering*: it is done, or was never begun."""
-        gathering.landed = True
-        gathering.errand = None
+        gathering.forget()
         if gathering.departed:
             self._aloft -= 1
         else:
@@ -244,6 +204,7 @@ class Flights:
             self._newest = None
         gathering.wake()
         self._places.give(len(gathering.items))
+        self._advance()
 
     async def _wait_until_empty(self) -> None:
         """Wait until nothing is on its way."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from copy import copy
 from functools import partial
+from itertools import chain
 from threading import Lock
 from typing import TYPE_CHECKING, Final, cast
 
 from batpak.actors.messages import Append, AppendBatch, Command, Flight, Outcome
+from batpak.aio.journey import Journey
 from batpak.aio.loops import signal_all
 from batpak.errors import ActorFailedError
 from batpak.receipt import Receipt
 
 if TYPE_CHECKING:
-    from batpak.aio.errand import Errand
     from batpak.aio.loops import Post, Signal
     from batpak.store import Store
 
@@ -27,17 +28,16 @@ _TAKEN: Final[list[Receipt]] = []
 """Stands where an outcome was."""
 
 
-class Gathering:
+class Gathering(Journey):
     """Appends on their way: open to others until a thread begins to write them; then an outcome for each.
 
-    *outcomes* are there when it is written; *landed* when whatever its items asked for has been done. *waiting*
-    are the signals of those who wait for the first, *for_sync* of those who wait for the second; *left* says how many
-    wait no longer. *errand* is its thread's.
+    *outcomes* are there when it is written; it has *landed* when whatever its items asked for has been done.
+    *waiting* are the signals of those who wait for the first, *for_sync* of those who wait for the second.
     """
 
     __slots__ = (
         "_closed", "_contexts", "_durables", "_events", "_guard", "_max_wait", "_on_written", "_post", "_size",
-        "_store", "_told", "departed", "errand", "for_sync", "items", "landed", "left", "outcomes", "waiting",
+        "_store", "_told", "for_sync", "items", "outcomes",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +47,7 @@ class Gathering:
 
         *max_wait_seconds* holds for the writer's own queue, if the first item stays alone.
         """
+        super().__init__()
         self._store = store
         self._post = post
         self._on_written = on_written
@@ -60,12 +61,7 @@ class Gathering:
         self._contexts: list[Context | None] = []
         self.items: list[Append | AppendBatch] = []
         self.outcomes: list[Outcome] | None = None
-        self.departed = False
-        self.landed = False
-        self.left = 0
-        self.waiting: list[Signal] = []
         self.for_sync: list[Signal] = []
-        self.errand: Errand[None] | None = None
 
     # The event loop's side ---------------------------------------------------------------------------------------
 
@@ -92,6 +88,19 @@ class Gathering:
             self._durables.append(durable)
             self._contexts.append(context)
             return len(items) - 1
+
+    def spare_fsync(self) -> None:
+        """Make nothing durable: nobody is there any more who asked for that, and no thread has begun."""
+        if True in self._durables:
+            self._durables = [False] * len(self.items)
+
+    def is_for_nobody(self) -> bool:
+        """Whether all who joined are gone."""
+        return self.left == len(self.items)
+
+    def signals(self) -> Iterable[Signal]:
+        """Return the signals of those who wait; who carries it waits for an fsync too, so first who wants one."""
+        return chain(self.for_sync, self.waiting)
 
     def watch(self) -> None:
         """Have the event loop told when it is written: another one waits for that."""
@@ -126,7 +135,7 @@ class Gathering:
 
     # The thread's side -------------------------------------------------------------------------------------------
 
-    def fly(self) -> None:
+    def run(self) -> None:
         """Close it, write its items, then make durable what was to be so; in a thread. Errors become outcomes."""
         with self._guard:
             self._closed = True

@@ -1,22 +1,21 @@
-"""Single events that are asked for at the same time are read together: one thread's journey for all.
+"""Single events that are asked for at the same time are read together: one offload for all.
 
 A search stays open until its thread begins, so whoever asks meanwhile joins it; a get that nobody joins costs one
-journey and no more. Whoever is cancelled waits no longer; a search that nobody waits for any more and no thread has
-begun is taken back.
+offload and no more. ``journey.py`` says who of them awaits the thread, and what becomes of those who are cancelled.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from contextvars import Context, copy_context
-from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from batpak.aio import threads
-from batpak.aio.errand import Errand, no_thread
+from anyio import CapacityLimiter
+
 from batpak.aio.gathering import shared
-from batpak.aio.loops import raise_if_cancelled, running_loop, signal_all, signals_of
+from batpak.aio.journey import Journey
+from batpak.aio.loops import running_loop, signal_all, signals_of
 from batpak.errors import BatpakError
 from batpak.log import DEBUG
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-    from batpak.aio.loops import Post, Signal
+    from batpak.aio.loops import Post
     from batpak.event import StoredEvent
     from batpak.read_only import ReadOnlyStore
     from batpak.store import Store
@@ -37,23 +36,20 @@ MAX_TOGETHER: Final = 64
 Found: TypeAlias = "StoredEvent | Exception | None"
 
 
-class _Search:
+class _Search(Journey):
     """Events to be found: open to others until a thread begins; then an outcome for each seat."""
 
-    __slots__ = ("_closed", "_contexts", "_guard", "_ids", "_outcomes", "_store", "errand", "landed", "left", "waiting")
+    __slots__ = ("_closed", "_contexts", "_guard", "_ids", "_outcomes", "_store")
 
-    def __init__(self, store: Store | ReadOnlyStore, post: Post) -> None:
+    def __init__(self, store: Store | ReadOnlyStore) -> None:
         """Begin without ids."""
+        super().__init__()
         self._store = store
         self._guard = Lock()
         self._closed = False
         self._ids: list[UUID] = []
         self._contexts: list[Context | None] = []
         self._outcomes: list[Found] = []
-        self.errand: Errand[None] | None = Errand(partial(copy_context().run, self.run), post)
-        self.landed = False
-        self.left = 0
-        self.waiting: list[Signal] = []
 
     def join(self, event_id: UUID, context: Context | None) -> int | None:
         """Take in an id and return its seat; None where it is too late, or too many have one."""
@@ -112,13 +108,14 @@ class _Search:
 
 
 class Lookups:
-    """The gets of one facade on one event loop; *queue* has the searches for which there is no thread yet."""
+    """The gets of one facade on one event loop; *queue* has the searches that wait for those before them."""
 
     def __init__(self, store: Store | ReadOnlyStore, post: Post) -> None:
         """Look up in *store*; *post* reaches the event loop."""
         self._store = store
         self._post = post
         self._signal = signals_of(running_loop())
+        self._limiter = CapacityLimiter(MAX_SEARCHES)
         self._queue: deque[_Search] = deque()
         self._newest: _Search | None = None
         self._aloft = 0
@@ -129,66 +126,39 @@ class Lookups:
         search = self._newest
         seat = None if search is None else search.join(event_id, context)
         if search is None or seat is None:
-            search, seat = await self._begin(event_id, context)
-        if not search.landed:
-            signal = self._signal()
-            search.waiting.append(signal)
-            try:
-                await signal
-            except BaseException:
-                self._abandon(search)
-                raise
+            search, seat = self._open(), 0
+            search.join(event_id, context)
+            self._advance()
+        while not search.landed:
+            if search.is_uncarried():
+                await search.carry(self._limiter, self._post, self._land)
+            else:
+                await search.wait(self._signal(), search.waiting, self._land)
         return search.take(seat)
 
-    async def _begin(self, event_id: UUID, context: Context | None) -> tuple[_Search, int]:
-        """Open a search, or join the one that somebody else has opened; nothing if this is cancelled."""
-        await raise_if_cancelled()
-        search = self._newest
-        seat = None if search is None else search.join(event_id, context)
-        if search is None or seat is None:
-            self._newest = search = _Search(self._store, self._post)
-            seat = search.join(event_id, context)
-            assert seat is not None, "a new search has room"
-            self._queue.append(search)
-            self._advance()
-        return search, seat
+    def _open(self) -> _Search:
+        """Open a search behind all others."""
+        self._newest = search = _Search(self._store)
+        self._queue.append(search)
+        return search
 
     def _advance(self) -> None:
-        """Send a thread for each search that may have one."""
+        """Let the searches go that may have a thread."""
         while self._queue and self._aloft < MAX_SEARCHES:
-            search = self._queue.popleft()
-            errand = search.errand
-            assert errand is not None, "only what has landed has none"
             self._aloft += 1
-            try:
-                threads.start(errand.run, partial(self._post, partial(self._return, search)))
-            except Exception as error:  # noqa: BLE001 - told to everybody who waits
-                self._aloft -= 1
-                search.refuse(no_thread(error))
-                self._land(search)
-
-    def _return(self, search: _Search) -> None:
-        """Have the thread back."""
-        self._aloft -= 1
-        self._land(search)
-        self._advance()
-
-    def _abandon(self, search: _Search) -> None:
-        """Note that one waits no longer; what nobody waits for and no thread has begun is taken back."""
-        search.left += 1
-        errand = search.errand
-        if errand is not None and search.is_for_nobody() and errand.withdraw():
-            if search in self._queue:
-                self._queue.remove(search)
-            self._land(search)
+            self._queue.popleft().depart()
 
     def _land(self, search: _Search) -> None:
-        """Wake those who wait: the outcomes are there."""
-        search.landed = True
-        search.errand = None
+        """Wake those who wait, for the outcomes are there, and let the next one go."""
+        search.forget()
+        if search.departed:
+            self._aloft -= 1
+        else:
+            self._queue.remove(search)
         if self._newest is search:
             self._newest = None
         signal_all(search.waiting)
+        self._advance()
 
 
 def _outcome(get: Callable[[UUID], StoredEvent], event_id: UUID) -> Found:

@@ -12,8 +12,6 @@ from threading import Lock
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
-
 T = TypeVar("T")
 
 Callback: TypeAlias = Callable[[], object]
@@ -52,15 +50,6 @@ def is_cancelled() -> bool:
     except RuntimeError:  # trio, where nobody is told of a cancellation but those who are cancelled
         return True
     return task is None or task.cancelling() > 0
-
-
-async def raise_if_cancelled() -> None:
-    """Raise the cancellation that the calling task is in for, so that nothing is begun for it; others wait."""
-    await checkpoint_if_cancelled()
-    loop = _asyncio_loop()
-    task = None if loop is None else current_task(loop)
-    if task is not None and task.cancelling():  # perhaps one that has not been raised yet
-        await checkpoint()
 
 
 def post_to(loop: Loop) -> Post:

@@ -8,13 +8,12 @@ from threading import Thread
 from typing import Any, Self
 
 import anyio
-import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from batpak import Coordinate, EventKind, Store
 from batpak.actors.messages import Append, AppendBatch, Command, Flight
-from batpak.aio import AsyncStore, threads
+from batpak.aio import AsyncStore
 from batpak.aio.flight import Flights
 
 ORDER = Coordinate("order:42", "shop")
@@ -169,30 +168,30 @@ def run_beside(act: Callable[[], Any]) -> Thread:
 
 
 class NoThreads:
-    """Holds every thread that is sent for, so that nothing of its errand is begun until the end of the block."""
+    """Holds every thread of appends and reads, so that nothing is begun until the end of the block."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._patch = patch
-        self._start = threads.start
-        self._sent: list[tuple[Callable[[], object], Callable[[], object]]] = []
+    def __init__(self, facade: AsyncStore) -> None:
+        users = (flights(facade), facade._lookups.get(), facade._threads.get())
+        self._held = [(user._limiter, object()) for user in users for _ in range(int(user._limiter.total_tokens))]
+        self._limiters = [user._limiter for user in users]
 
     def __enter__(self) -> Self:
-        self._patch.setattr(threads, "start", lambda act, deliver: self._sent.append((act, deliver)))
+        for limiter, borrower in self._held:
+            limiter.acquire_on_behalf_of_nowait(borrower)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._patch.setattr(threads, "start", self._start)
-        for act, deliver in self._sent:
-            self._start(act, deliver)
+        for limiter, borrower in self._held:
+            limiter.release_on_behalf_of(borrower)
 
     @property
     def count(self) -> int:
-        """How many threads have been sent for."""
-        return len(self._sent)
+        """How many tasks wait for a thread."""
+        return sum(limiter.statistics().tasks_waiting for limiter in self._limiters)
 
     async def until(self, count: int) -> None:
-        """Wait until so many threads have been sent for."""
-        await until(lambda: self.count == count, f"{count} threads sent for")
+        """Wait until so many tasks wait for a thread."""
+        await until(lambda: self.count == count, f"{count} tasks that wait for a thread")
 
 
 def waits_its_turn(facade: AsyncStore) -> bool:

@@ -56,12 +56,10 @@ async def test_whoever_waits_for_a_flight_can_be_cancelled_at_once(facade: Async
     await assert_quiet(facade)
 
 
-async def test_whoever_a_thread_was_sent_for_can_be_cancelled_at_once(
-    facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_whoever_a_thread_was_sent_for_can_be_cancelled_at_once(facade: AsyncStore, store: Store) -> None:
     async with anyio.create_task_group() as tasks:
         with Held(store):
-            with NoThreads(monkeypatch) as sent:
+            with NoThreads(facade) as sent:
                 first = start(tasks, appending(facade, "first"))
                 await sent.until(1)
                 riders = [start(tasks, appending(facade, number)) for number in range(3)]
@@ -79,10 +77,10 @@ async def test_whoever_a_thread_was_sent_for_can_be_cancelled_at_once(
 
 
 async def test_whoever_is_cancelled_before_its_thread_begins_leaves_it_to_the_others(
-    facade: AsyncStore, store: Store, commands: Commands, monkeypatch: pytest.MonkeyPatch
+    facade: AsyncStore, store: Store, commands: Commands
 ) -> None:
     async with anyio.create_task_group() as tasks:
-        with NoThreads(monkeypatch) as sent:
+        with NoThreads(facade) as sent:
             first = start(tasks, appending(facade, "first"))
             await sent.until(1)
             riders = [start(tasks, appending(facade, number)) for number in range(4)]
@@ -90,7 +88,7 @@ async def test_whoever_is_cancelled_before_its_thread_begins_leaves_it_to_the_ot
             await first.cancel().end()
             joined = start(tasks, appending(facade, "joined"))
             await until_accepted(facade, 6)
-            assert sent.count == 1
+            await sent.until(1)
         for call in [*riders, joined]:
             await call.outcome()
     assert commands.sizes == [6]
@@ -99,10 +97,10 @@ async def test_whoever_is_cancelled_before_its_thread_begins_leaves_it_to_the_ot
 
 
 async def test_of_many_that_are_cancelled_one_after_the_other_the_last_is_answered(
-    facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
+    facade: AsyncStore, store: Store
 ) -> None:
     async with anyio.create_task_group() as tasks:
-        with NoThreads(monkeypatch):
+        with NoThreads(facade):
             calls = [start(tasks, appending(facade, number)) for number in range(6)]
             await until_accepted(facade, 6)
             for call in calls[:5]:
@@ -114,10 +112,10 @@ async def test_of_many_that_are_cancelled_one_after_the_other_the_last_is_answer
 
 
 async def test_what_nobody_waits_for_any_more_and_no_thread_has_begun_is_not_written(
-    facade: AsyncStore, store: Store, commands: Commands, monkeypatch: pytest.MonkeyPatch
+    facade: AsyncStore, store: Store, commands: Commands
 ) -> None:
     async with anyio.create_task_group() as tasks:
-        with NoThreads(monkeypatch):
+        with NoThreads(facade):
             calls = [start(tasks, appending(facade, number)) for number in range(4)]
             await until_accepted(facade, 4)
             for call in calls:
@@ -154,9 +152,7 @@ async def test_a_gathering_that_waits_for_the_one_before_can_lose_who_began_it(
     [("asyncio", False), ("trio", False), ("asyncio", True)],
     ids=["asyncio", "trio", "asyncio-tasks"],
 )
-async def test_whoever_is_cancelled_beforehand_begins_nothing(
-    native: bool, facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_whoever_is_cancelled_beforehand_begins_nothing(native: bool, facade: AsyncStore, store: Store) -> None:
     receipt = await facade.append(ORDER, PLACED, "before")
 
     async def call_cancelled(act: Callable[[], Awaitable[object]]) -> None:
@@ -166,7 +162,7 @@ async def test_whoever_is_cancelled_beforehand_begins_nothing(
             task.cancel()
         await act()
 
-    with NoThreads(monkeypatch) as sent:
+    with NoThreads(facade) as sent:
         for act in (appending(facade, "never"), lambda: facade.get(receipt.event_id), facade.stats):
             async with anyio.create_task_group() as tasks:
                 call = start(tasks, lambda act=act: call_cancelled(act), native=native)  # type: ignore[misc]

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 import structlog
+from anyio import to_thread
 
 from batpak import (
     NO_STREAM,
@@ -32,7 +33,7 @@ from batpak import (
     WriterFailedError,
 )
 from batpak.actors.messages import Append, AppendBatch, Flight
-from batpak.aio import AsyncStore, gathering, threads
+from batpak.aio import AsyncStore, gathering
 from tests.aio.calls import (
     ORDER,
     PLACED,
@@ -266,11 +267,11 @@ async def test_a_failed_fsync_is_told_to_those_who_asked_for_one(
 async def test_where_no_thread_can_be_had_everybody_is_told_and_nothing_is_written(
     facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    async def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(threads, "start", refuse)
+        patch.setattr(to_thread, "run_sync", refuse)
         async with anyio.create_task_group() as tasks:
             calls = [start(tasks, appending(facade, number)) for number in range(3)]
             errors = [await call.error() for call in calls]

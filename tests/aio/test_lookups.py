@@ -9,9 +9,10 @@ from uuid import UUID, uuid4
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from batpak import ActorFailedError, Coordinate, CorruptStoreError, EventNotFoundError, Store, StoreClosedError
-from batpak.aio import AsyncStore, lookup, threads
+from batpak.aio import AsyncStore, lookup
 from batpak.aio.lookup import MAX_SEARCHES, MAX_TOGETHER
 from tests.aio.calls import PLACED, Call, NoThreads, start, until
 
@@ -79,25 +80,23 @@ async def test_a_lone_get_is_one_read(facade: AsyncStore, ids: list[UUID], reads
 
 
 async def test_gets_that_are_awaited_together_are_read_together(
-    facade: AsyncStore, ids: list[UUID], reads: Reads, monkeypatch: pytest.MonkeyPatch
+    facade: AsyncStore, ids: list[UUID], reads: Reads
 ) -> None:
     async with anyio.create_task_group() as tasks:
-        with NoThreads(monkeypatch) as sent:
+        with NoThreads(facade) as sent:
             calls = [start(tasks, getting(facade, event_id)) for event_id in ids]
             await until(lambda: searches(facade) == -(-COUNT // MAX_TOGETHER), "searches for all")
-            assert sent.count == MAX_SEARCHES
+            await sent.until(MAX_SEARCHES)
         assert [await found(call) for call in calls] == list(range(COUNT))
     assert sorted(reads.sizes) == [COUNT % MAX_TOGETHER, MAX_TOGETHER, MAX_TOGETHER, MAX_TOGETHER]
     assert get_ident() not in reads.threads
     await until_quiet(facade)
 
 
-async def test_what_is_not_there_is_the_error_of_who_asked_for_it(
-    facade: AsyncStore, ids: list[UUID], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_not_there_is_the_error_of_who_asked_for_it(facade: AsyncStore, ids: list[UUID]) -> None:
     unknown = [uuid4(), uuid4()]
     async with anyio.create_task_group() as tasks:
-        with NoThreads(monkeypatch) as sent:
+        with NoThreads(facade) as sent:
             calls = [start(tasks, getting(facade, each)) for each in (ids[0], unknown[0], ids[1], unknown[1], ids[2])]
             wrong = start(tasks, getting(facade, "id"))  # type: ignore[arg-type]
             await sent.until(1)
@@ -149,11 +148,11 @@ async def test_whatever_is_sent_into_the_thread_is_an_error_of_those_who_wait(
 async def test_where_no_thread_can_be_had_everybody_is_told(
     facade: AsyncStore, ids: list[UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    async def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(threads, "start", refuse)
+        patch.setattr(to_thread, "run_sync", refuse)
         async with anyio.create_task_group() as tasks:
             calls = [start(tasks, getting(facade, event_id)) for event_id in ids[:3]]
             assert {type(await call.error()) for call in calls} == {ActorFailedError}
@@ -162,11 +161,11 @@ async def test_where_no_thread_can_be_had_everybody_is_told(
 
 
 async def test_whoever_is_cancelled_leaves_the_others_their_events(
-    facade: AsyncStore, ids: list[UUID], reads: Reads, monkeypatch: pytest.MonkeyPatch
+    facade: AsyncStore, ids: list[UUID], reads: Reads
 ) -> None:
     async with anyio.create_task_group() as tasks:
         with reads.hold:
-            with NoThreads(monkeypatch) as sent:
+            with NoThreads(facade) as sent:
                 calls = [start(tasks, getting(facade, event_id)) for event_id in ids[:6]]
                 await sent.until(1)
                 assert (await calls[0].cancel().end()).was_cancelled
@@ -181,15 +180,16 @@ async def test_what_nobody_waits_for_any_more_and_no_thread_has_begun_is_not_rea
 ) -> None:
     monkeypatch.setattr(lookup, "MAX_TOGETHER", 2)
     async with anyio.create_task_group() as tasks:
-        with NoThreads(monkeypatch) as sent:
+        with NoThreads(facade) as sent:
             calls = [start(tasks, getting(facade, event_id)) for event_id in ids[:10]]
             await until(lambda: searches(facade) == 5, "five searches")
+            await sent.until(MAX_SEARCHES)
             for call in calls:
                 call.cancel()
             for call in calls:
                 assert (await call.end()).was_cancelled
             assert not facade._lookups.get()._queue
-            assert sent.count == MAX_SEARCHES
+            assert sent.count == 0
         await until_quiet(facade)
         assert reads.sizes == []
         assert (await facade.get(ids[3])).payload == 3
