@@ -16,7 +16,7 @@ from anyio import CancelScope, CapacityLimiter, Event, get_cancelled_exc_class, 
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from batpak.aio.loops import Callback, Post
-from batpak.aio.places import Places
+from batpak.aio.places import Places, Tokens
 from batpak.errors import ActorFailedError
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class Threads:
 
     def __init__(self, count: int, post: Post) -> None:
         """Use at most *count* threads at a time, those included that a cancelled coroutine left behind."""
-        self._limiter = CapacityLimiter(count)
+        self._limiter = Tokens(count)
         self._places = Places(count)
         self.post = post
 

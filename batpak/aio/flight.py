@@ -23,14 +23,14 @@ from collections import deque
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from anyio import CapacityLimiter, Event
+from anyio import Event
 from anyio.lowlevel import checkpoint
 
 from batpak.actors.messages import Append, AppendBatch, Command
 from batpak.aio.errand import insist
 from batpak.aio.gathering import Gathering
 from batpak.aio.loops import running_loop, signals_of
-from batpak.aio.places import Places
+from batpak.aio.places import Places, Tokens
 from batpak.clock import worked_seconds
 from batpak.errors import BackpressureError, StoreClosedError
 from batpak.log import DEBUG
@@ -68,7 +68,7 @@ class Flights:
         self._log = store._log
         self._post = post
         self._places = Places(config.mailbox_capacity)
-        self._limiter = CapacityLimiter(MAX_ALOFT)
+        self._limiter = Tokens(MAX_ALOFT)
         self._signal = signals_of(running_loop())
         self._max_bytes = config.max_batch_bytes
         self._retry_after_seconds = config.slow_command_seconds

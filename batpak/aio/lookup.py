@@ -11,11 +11,10 @@ from contextvars import Context, copy_context
 from threading import Lock
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from anyio import CapacityLimiter
-
 from batpak.aio.gathering import shared
 from batpak.aio.journey import Journey
 from batpak.aio.loops import running_loop, signal_all, signals_of
+from batpak.aio.places import Tokens
 from batpak.errors import BatpakError
 from batpak.log import DEBUG
 
@@ -115,7 +114,7 @@ class Lookups:
         self._store = store
         self._post = post
         self._signal = signals_of(running_loop())
-        self._limiter = CapacityLimiter(MAX_SEARCHES)
+        self._limiter = Tokens(MAX_SEARCHES)
         self._queue: deque[_Search] = deque()
         self._newest: _Search | None = None
         self._aloft = 0

@@ -1,10 +1,11 @@
-"""A bound that suspends the coroutine: so many places, handed on in the order of those who wait."""
+"""Bounds that suspend the coroutine: so many places or threads, handed on in the order of those who wait."""
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Self
 
-from anyio import Event, move_on_after
+from anyio import CapacityLimiter, Event, move_on_after
 
 
 class _Waiter:
@@ -60,3 +61,39 @@ class Places:
             self._free -= 1
             waiter.granted = True
             waiter.event.set()
+
+
+class Tokens(CapacityLimiter):
+    """As many threads as `anyio.to_thread.run_sync` may use at a time for whoever gives it this limiter.
+
+    anyio's own limiter lets other tasks run even where there is a token, which takes a fifth of a way to a thread and
+    back; `run_sync` has done so just before.
+    """
+
+    __slots__ = ("_places",)
+
+    def __new__(cls, count: int) -> Self:
+        """Make one of this kind; anyio's own makes one of the event loop's kind."""
+        del count
+        return object.__new__(cls)
+
+    def __init__(self, count: int) -> None:
+        """Begin with *count* tokens."""
+        self._places = Places(count)
+
+    async def __aenter__(self) -> None:
+        if not self._places.take_nowait():
+            await self._places.take()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._places.give()
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """Take a token; this is what trio calls."""
+        del borrower
+        await self.__aenter__()
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """Give a token back; this is what trio calls."""
+        del borrower
+        self._places.give()

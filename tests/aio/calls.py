@@ -15,6 +15,7 @@ from batpak import Coordinate, EventKind, Store
 from batpak.actors.messages import Append, AppendBatch, Command, Flight
 from batpak.aio import AsyncStore
 from batpak.aio.flight import Flights
+from batpak.aio.places import Places
 
 ORDER = Coordinate("order:42", "shop")
 PLACED = EventKind(0x1, 0x001)
@@ -172,22 +173,23 @@ class NoThreads:
 
     def __init__(self, facade: AsyncStore) -> None:
         users = (flights(facade), facade._lookups.get(), facade._threads.get())
-        self._held = [(user._limiter, object()) for user in users for _ in range(int(user._limiter.total_tokens))]
-        self._limiters = [user._limiter for user in users]
+        self._tokens = [user._limiter._places for user in users]
+        self._held: list[Places] = []
 
     def __enter__(self) -> Self:
-        for limiter, borrower in self._held:
-            limiter.acquire_on_behalf_of_nowait(borrower)
+        for tokens in self._tokens:
+            while tokens.take_nowait():
+                self._held.append(tokens)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for limiter, borrower in self._held:
-            limiter.release_on_behalf_of(borrower)
+        for tokens in self._held:
+            tokens.give()
 
     @property
     def count(self) -> int:
         """How many tasks wait for a thread."""
-        return sum(limiter.statistics().tasks_waiting for limiter in self._limiters)
+        return sum(len(tokens._waiting) for tokens in self._tokens)
 
     async def until(self, count: int) -> None:
         """Wait until so many tasks wait for a thread."""
