@@ -15,9 +15,11 @@ from anyio.lowlevel import checkpoint
 
 from batpak import Coordinate, Receipt, Store, StoreConfig
 from batpak.aio import AsyncStore, gathering
+from batpak.aio.journey import Journey
 from tests.aio.calls import (
     ORDER,
     PLACED,
+    Call,
     Commands,
     NoThreads,
     accepted,
@@ -172,6 +174,62 @@ async def test_whoever_is_cancelled_beforehand_begins_nothing(native: bool, faca
         assert sent.count == 0
     assert payloads(store) == ["before"]
     await assert_quiet(facade)
+
+
+@pytest.mark.parametrize("everybody", [False, True], ids=["one", "everybody"])
+@pytest.mark.parametrize(
+    ("anyio_backend", "native"),
+    [("asyncio", False), ("trio", False), ("asyncio", True)],
+    ids=["asyncio", "trio", "asyncio-tasks"],
+)
+@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
+async def test_whoever_is_called_to_carry_it_can_be_cancelled_at_that_moment(
+    before: bool, native: bool, everybody: bool, facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_one = Journey._call
+    calls: list[Call] = []
+
+    def call_and_cancel(self: Journey) -> None:
+        if self.waiting and not before:
+            call_one(self)
+        for call in calls[1:] if everybody else calls[1:3]:
+            call.cancel()
+        if self.waiting and before:
+            call_one(self)
+
+    async with anyio.create_task_group() as tasks:
+        with Held(store):
+            calls.append(start(tasks, appending(facade, 0), native=native))
+            await until_written_to(facade)
+            for number in range(1, 6):
+                calls.append(start(tasks, appending(facade, number), native=native))
+                await until_accepted(facade, number + 1)
+            monkeypatch.setattr(Journey, "_call", call_and_cancel)
+        await calls[0].outcome()
+        for call in calls[1:] if everybody else calls[1:3]:
+            assert (await call.end()).was_cancelled
+        for call in [] if everybody else calls[3:]:
+            await call.outcome()
+    monkeypatch.undo()
+    await assert_quiet(facade)
+    await facade.append(ORDER, PLACED, "after")
+    assert payloads(store) == [0, "after"] if everybody else [*range(6), "after"]
+
+
+async def test_for_those_who_want_no_fsync_none_is_made_when_those_who_did_are_gone(
+    facade: AsyncStore, store: Store
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        with store._gate.device:
+            with NoThreads(facade) as sent:
+                durable = start(tasks, appending(facade, "durable", durable=True))
+                await sent.until(1)
+                rider = start(tasks, appending(facade, "rider"))
+                await until_accepted(facade, 2)
+                assert (await durable.cancel().end()).was_cancelled
+            assert not (await rider.outcome()).durable
+            await assert_quiet(facade)
+    assert payloads(store) == ["durable", "rider"]
 
 
 async def test_a_lone_append_that_was_left_behind_is_written_and_lands(facade: AsyncStore, store: Store) -> None:

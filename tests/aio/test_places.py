@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 import anyio
 import pytest
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from batpak.aio.places import Places
+from batpak.aio.places import Places, Tokens
 from tests.aio.calls import Call, start, until
 
 pytestmark = pytest.mark.anyio
@@ -69,3 +72,43 @@ async def test_a_place_given_to_one_who_is_being_cancelled_is_not_lost(native: b
             places.give()
         assert await second.outcome()
     assert not places.take_nowait()
+
+
+# Threads ---------------------------------------------------------------------------------------------------------
+
+
+async def test_no_more_threads_are_at_work_than_there_are_tokens() -> None:
+    tokens, hold, begun = Tokens(2), Lock(), []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        with hold:
+            return number
+
+    async with anyio.create_task_group() as tasks:
+        with hold:
+            calls = [
+                start(tasks, lambda number=number: to_thread.run_sync(work, number, limiter=tokens))  # type: ignore[misc]
+                for number in range(5)
+            ]
+            await until(lambda: len(begun) == 2 and len(tokens._places._waiting) == 3, "two at work")
+            await calls[4].cancel().end()
+        assert sorted([await call.outcome() for call in calls[:4]]) == [0, 1, 2, 3]
+    assert tokens._places._free == 2
+
+
+async def test_a_token_comes_back_from_a_thread_that_was_left_behind() -> None:
+    tokens, hold, begun = Tokens(1), Lock(), []
+
+    def work() -> None:
+        begun.append(1)
+        with hold:
+            pass
+
+    async with anyio.create_task_group() as tasks:
+        with hold:
+            call = start(tasks, lambda: to_thread.run_sync(work, abandon_on_cancel=True, limiter=tokens))
+            await until(lambda: len(begun) == 1, "thread")
+            assert (await call.cancel().end()).was_cancelled
+        await to_thread.run_sync(work, limiter=tokens)
+        await until(lambda: tokens._places._free == 1, "free token")
