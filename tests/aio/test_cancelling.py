@@ -307,6 +307,9 @@ async def test_cancelled_at_random_every_acknowledged_append_is_there_exactly_on
     stops: list[Callable[[], object]] = []
     issued: list[list[str]] = []
 
+    def ignore() -> None:
+        """Cancel nothing: however often the others are cancelled, some appends come to their end."""
+
     async def append_some(task: int) -> None:
         mine: list[str] = []
         issued.append(mine)
@@ -316,12 +319,12 @@ async def test_cancelled_at_random_every_acknowledged_append_is_there_exactly_on
             call = facade.append(Coordinate(f"task:{number % 5}", "test"), PLACED, name, durable=random.random() < 0.3)
             if native:
                 append = asyncio.ensure_future(call)
-                stops.append(append.cancel)
+                stops.append(append.cancel if number % 4 else ignore)
                 with suppress(asyncio.CancelledError):
                     acknowledged.append((name, await append))
             else:
                 with anyio.CancelScope() as scope:
-                    stops.append(scope.cancel)
+                    stops.append(scope.cancel if number % 4 else ignore)
                     acknowledged.append((name, await call))
 
     async def cancel_some(ended: anyio.Event) -> None:
@@ -343,7 +346,7 @@ async def test_cancelled_at_random_every_acknowledged_append_is_there_exactly_on
     assert set(Counter(event.payload for event in events).values()) == {1}
     for name, receipt in acknowledged:
         assert store.get(receipt.event_id).payload == name
-    assert 0 < len(acknowledged) < 24 * 40
+    assert 24 * 10 <= len(acknowledged) < 24 * 40
     place = {event.payload: event.global_sequence for event in events}
     for mine in issued:
         places = [place[name] for name in mine if name in place]
