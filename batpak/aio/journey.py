@@ -122,6 +122,8 @@ class Journey:
     def _leave(self, land: Callable[[Self], object], *, was_needed: bool) -> None:
         """Note that one waits no longer; what nobody waits for and no thread has begun is taken back."""
         self.left += 1
+        if self.landed:
+            return
         if self._errand is None and self.is_for_nobody():
             land(self)
         elif was_needed:

@@ -216,6 +216,38 @@ async def test_whoever_is_called_to_carry_it_can_be_cancelled_at_that_moment(
     assert payloads(store) == [0, "after"] if everybody else [*range(6), "after"]
 
 
+@pytest.mark.parametrize(
+    ("anyio_backend", "native"),
+    [("asyncio", False), ("trio", False), ("asyncio", True)],
+    ids=["asyncio", "trio", "asyncio-tasks"],
+)
+async def test_the_last_one_can_be_cancelled_at_the_moment_of_landing(
+    native: bool, facade: AsyncStore, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wake = gathering.Gathering.wake
+    calls: list[Call] = []
+
+    def wake_and_cancel(self: gathering.Gathering) -> None:
+        wake(self)
+        calls[1].cancel()
+
+    async with anyio.create_task_group() as tasks:
+        with Held(store):
+            with NoThreads(facade) as sent:
+                for number in range(3):
+                    calls.append(start(tasks, appending(facade, number), native=native))
+                    await until_accepted(facade, number + 1)
+                await sent.until(1)
+            await until_written_to(facade)
+            for number in (0, 2):
+                assert (await calls[number].cancel().end()).was_cancelled
+            monkeypatch.setattr(gathering.Gathering, "wake", wake_and_cancel)
+        assert (await calls[1].end()).was_cancelled == native
+    monkeypatch.undo()
+    await assert_quiet(facade)
+    assert payloads(store) == [0, 1, 2]
+
+
 async def test_for_those_who_want_no_fsync_none_is_made_when_those_who_did_are_gone(
     facade: AsyncStore, store: Store
 ) -> None:
