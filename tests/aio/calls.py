@@ -141,7 +141,7 @@ class Commands:
             self.all.append(command)
             return asked(command, max_wait_seconds)
 
-        store._write = write  # type: ignore[method-assign]
+        store._write = write  # type: ignore[method-assign, assignment]
 
     @property
     def sizes(self) -> list[int]:
