@@ -402,10 +402,7 @@ class Store(Delivering):
         return answer
 
     def _write(self, command: Command[T], max_wait_seconds: float | None, *, covered: bool = False) -> T:
-        """Have the writer run *command*, rebuild what it finds damaged in the index, keep the durability promises.
-
-        With *covered* whoever calls makes it durable, and has the writer's thread do so where that fails.
-        """
+        """Have the writer run *command*; keep the durability promises, or leave them to the caller: *covered*."""
         if max_wait_seconds is not None:
             check_wait(max_wait_seconds)
         gate = self._gate
