@@ -357,21 +357,13 @@ class Reading(ABC):
     def _blocks(
         self, view: View, pick: Callable[[View], Iterator[RowsOf]], limit: int | None
     ) -> Iterator[Iterator[StoredEvent]]:
-        """Load the rows that *pick* finds in *view* block by block; where a file of its turns out damaged, go on."""
-        last_sequence, given, rebuilt = view.last_sequence(), 0, False
-        for _ in range(MAX_REBUILDS):
-            try:
-                shown = _cut(self._view(), last_sequence) if rebuilt else view
-                for part, rows in _in_blocks(pick(shown), given, limit):
-                    events = self._load_rows(part, rows)
-                    given += len(rows)
-                    yield events
-            except BadBlockError as error:
-                self._rebuild(error)
-                rebuilt = True
-            else:
-                return
-        raise damaged_again()
+        """Load the rows that *pick* finds in *view* block by block."""
+
+        def load(shown: View, given: int) -> Iterator[tuple[int, Iterator[StoredEvent]]]:
+            blocks = _in_blocks(pick(shown), given, limit)
+            return ((len(rows), self._load_rows(part, rows)) for part, rows in blocks)
+
+        return self._going_on(view, load)
 
     def _events(self, records: Iterator[Record]) -> Iterator[StoredEvent]:
         """Load *records* block by block."""
@@ -399,14 +391,21 @@ class Reading(ABC):
             self._leave()
 
     def selected(self, view: View, select: Callable[[View], Iterator[Record]]) -> Iterator[Record]:
-        """Yield what *select* finds in *view*; where a file of its turns out damaged, go on in a rebuilt one."""
+        """Yield what *select* finds in *view*."""
+        return self._going_on(view, lambda shown, given: zip(repeat(1), islice(select(shown), given, None)))
+
+    def _going_on(self, view: View, find: Callable[[View, int], Iterator[tuple[int, T]]]) -> Iterator[T]:
+        """Yield what *find* finds in *view*, behind so many, each with how many it counts for.
+
+        Where a file of the index turns out damaged, go on in a rebuilt view, behind what has been given.
+        """
         last_sequence, given, rebuilt = view.last_sequence(), 0, False
         for _ in range(MAX_REBUILDS):
             try:
                 shown = _cut(self._view(), last_sequence) if rebuilt else view
-                for record in islice(select(shown), given, None):
-                    given += 1
-                    yield record
+                for count, found in find(shown, given):
+                    given += count
+                    yield found
             except BadBlockError as error:
                 self._rebuild(error)
                 rebuilt = True

@@ -159,9 +159,8 @@ class Gate:
         """Run one fsync over everything written; *device* is held. A failure is remembered for good."""
         self.require_sound()  # for those who waited while another's failed: a retry would seem to succeed
         covered = False
-        self.called = self.watched = self.dirty = (
-            False  # before the look at what is written: what comes later marks it again
-        )
+        # Before the look at what is written: what comes later marks it again.
+        self.called = self.watched = self.dirty = False
         try:
             written = self._written()
             if written.file is not None:

@@ -20,10 +20,8 @@ from batpak.errors import BatpakError, CorruptStoreError
 if TYPE_CHECKING:
     from batpak.cli.forms import Json
 
-FINE: Final = 0
 NO: Final = 1
 CANNOT: Final = 2
-INTERRUPTED: Final = 130
 
 PATIENCE_SECONDS: Final = 1.0
 """What takes longer shows how far it is."""

@@ -8,18 +8,17 @@ newest sequence and hash of each entity stay in memory, as one writer may keep t
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import msgpack
 from blake3 import blake3
 
 from benchmarks.events import Fields, Item
 from benchmarks.rivals.regions import KIND_PART, PREFIX, SCOPE_PART
-from benchmarks.rivals.sqlite import connect, recycle_log
+from benchmarks.rivals.sqlite import SqliteTable
 
 Row: TypeAlias = tuple[bytes, None, str, str, int, int, int, None, None, bytes, bytes, bytes]
 
@@ -68,7 +67,7 @@ STREAM = "SELECT payload FROM events WHERE entity = ? ORDER BY sequence"
 REPLAY = "SELECT payload FROM events ORDER BY global_sequence"
 
 
-class FairSqlite:
+class FairSqlite(SqliteTable):
     """Append events to one table and read them back; calls from several threads take turns."""
 
     HOW: ClassVar[str] = (
@@ -79,23 +78,9 @@ class FairSqlite:
     )
 
     def __init__(self, directory: Path, *, durable: bool = False) -> None:
-        self._turn = threading.Lock()
+        super().__init__(directory, durable=durable)
         self._heads: dict[str, tuple[int, bytes]] = {}
-        self.table = connect(directory, durable=durable)
         self.table.executescript(SCHEMA)
-
-    @classmethod
-    def open(cls, directory: Path, *, durable: bool = False) -> Self:
-        """Open or make the table in *directory*."""
-        return cls(directory, durable=durable)
-
-    def close(self) -> None:
-        """Close the file; SQLite moves what stands in its log into the table."""
-        self.table.close()
-
-    def settle(self) -> None:
-        """Have the log at its full length, to be written over from its start."""
-        recycle_log(self.table, self.append)
 
     def append(self, item: Item) -> bytes:
         """Store one event and return its id."""

@@ -20,29 +20,14 @@ _HOW = (
 )
 
 
-def _open(directory: Path, *, durable: bool) -> lmdb.Environment:
-    directory.mkdir(parents=True, exist_ok=True)
-    return lmdb.open(str(directory), map_size=MAP_BYTES, max_dbs=3, sync=durable, metasync=durable)
+class _Lmdb:
+    """A file of trees, one of which has the events by number."""
 
-
-def _key(number: int) -> bytes:
-    return number.to_bytes(8, "big")
-
-
-class LmdbTable:
-    """Append events to three trees in one transaction and read them back by id, by entity and by number."""
-
-    HOW: ClassVar[str] = (
-        "three trees: events by number, numbers by id, numbers by entity and sequence; the newest sequence of each "
-        f"entity in memory; no keys, no chain, no regions; {_HOW}"
-    )
-
-    def __init__(self, directory: Path, *, durable: bool = False) -> None:
-        self._file = _open(directory, durable=durable)
-        self._events, self._ids, self._entities = (
-            self._file.open_db(name) for name in (b"events", b"ids", b"entities")
-        )
-        self._newest: dict[str, int] = {}
+    def __init__(self, directory: Path, name: bytes | None = None, *, durable: bool = False) -> None:
+        """Open or make the file in *directory*; the events are in the tree *name*, None for the one without."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = lmdb.open(str(directory), map_size=MAP_BYTES, max_dbs=3, sync=durable, metasync=durable)
+        self._events = self._file.open_db(name)
         with self._file.begin(self._events) as transaction, transaction.cursor() as cursor:
             self._next = int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 1
 
@@ -57,6 +42,33 @@ class LmdbTable:
 
     def settle(self) -> None:
         """Nothing to do: its pages are used again as they come free."""
+
+    def replay(self) -> int:
+        """Decode every payload in order and return how many there were."""
+        count = 0
+        with self._file.begin(self._events) as transaction, transaction.cursor() as cursor:
+            for value in cursor.iternext(keys=False):
+                _payload(value)
+                count += 1
+        return count
+
+
+def _key(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+class LmdbTable(_Lmdb):
+    """Append events to three trees in one transaction and read them back by id, by entity and by number."""
+
+    HOW: ClassVar[str] = (
+        "three trees: events by number, numbers by id, numbers by entity and sequence; the newest sequence of each "
+        f"entity in memory; no keys, no chain, no regions; {_HOW}"
+    )
+
+    def __init__(self, directory: Path, *, durable: bool = False) -> None:
+        super().__init__(directory, b"events", durable=durable)
+        self._ids, self._entities = (self._file.open_db(name) for name in (b"ids", b"entities"))
+        self._newest: dict[str, int] = {}
 
     def append(self, item: Item) -> bytes:
         """Store one event and return its id."""
@@ -94,15 +106,6 @@ class LmdbTable:
             get, events = transaction.get, self._events
             return [_payload(get(key, db=events)) for key in self._keys(transaction, entity)]
 
-    def replay(self) -> int:
-        """Decode every payload in order and return how many there were."""
-        count = 0
-        with self._file.begin(self._events) as transaction, transaction.cursor() as cursor:
-            for value in cursor.iternext(keys=False):
-                _payload(value)
-                count += 1
-        return count
-
     def page(self, part: str, after: int, limit: int) -> list[object]:
         """Not to be had without an index of regions."""
         raise NotImplementedError
@@ -118,27 +121,10 @@ class LmdbTable:
                     yield key
 
 
-class LmdbPut:
+class LmdbPut(_Lmdb):
     """Put records under a running number."""
 
     HOW: ClassVar[str] = f"one tree, a running number as key, entity, kind, time and payload as value; {_HOW}"
-
-    def __init__(self, directory: Path, *, durable: bool = False) -> None:
-        self._file = _open(directory, durable=durable)
-        with self._file.begin() as transaction, transaction.cursor() as cursor:
-            self._next = int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 1
-
-    @classmethod
-    def open(cls, directory: Path, *, durable: bool = False) -> Self:
-        """Open or make the file in *directory*."""
-        return cls(directory, durable=durable)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def settle(self) -> None:
-        """Nothing to do: its pages are used again as they come free."""
 
     def append(self, item: Item) -> int:
         """Store one event and return its number."""
@@ -162,15 +148,6 @@ class LmdbPut:
     def stream(self, entity: str) -> list[object]:
         """Not to be had without an index."""
         raise NotImplementedError
-
-    def replay(self) -> int:
-        """Decode every payload in order and return how many there were."""
-        count = 0
-        with self._file.begin() as transaction, transaction.cursor() as cursor:
-            for value in cursor.iternext(keys=False):
-                _payload(value)
-                count += 1
-        return count
 
     def page(self, part: str, after: int, limit: int) -> list[object]:
         """Not to be had without an index."""

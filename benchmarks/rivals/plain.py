@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import msgpack
 
 from benchmarks.events import Fields, Item
-from benchmarks.rivals.sqlite import connect, recycle_log
+from benchmarks.rivals.sqlite import SqliteTable
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -28,7 +27,7 @@ INSERT = "INSERT INTO events VALUES (NULL, ?, ?, ?, ?)"
 INDEX = "CREATE INDEX IF NOT EXISTS events_entity ON events (entity)"
 
 
-class PlainSqlite:
+class PlainSqlite(SqliteTable):
     """Append rows to one table and read them back by number; calls from several threads take turns."""
 
     HOW: ClassVar[str] = (
@@ -38,22 +37,8 @@ class PlainSqlite:
     )
 
     def __init__(self, directory: Path, *, durable: bool = False) -> None:
-        self._turn = threading.Lock()
-        self.table = connect(directory, durable=durable)
+        super().__init__(directory, durable=durable)
         self.table.execute(SCHEMA)
-
-    @classmethod
-    def open(cls, directory: Path, *, durable: bool = False) -> Self:
-        """Open or make the table in *directory*."""
-        return cls(directory, durable=durable)
-
-    def close(self) -> None:
-        """Close the file; SQLite moves what stands in its log into the table."""
-        self.table.close()
-
-    def settle(self) -> None:
-        """Have the log at its full length, to be written over from its start."""
-        recycle_log(self.table, self.append)
 
     def append(self, item: Item) -> int | None:
         """Store one event and return its number."""

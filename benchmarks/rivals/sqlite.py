@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from benchmarks.events import Item, make_items
 
@@ -30,6 +32,31 @@ def connect(directory: Path, *, durable: bool) -> sqlite3.Connection:
     table.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     table.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     return table
+
+
+class SqliteTable:
+    """A file with one table; calls from several threads take turns."""
+
+    def __init__(self, directory: Path, *, durable: bool = False) -> None:
+        self._turn = threading.Lock()
+        self.table = connect(directory, durable=durable)
+
+    @classmethod
+    def open(cls, directory: Path, *, durable: bool = False) -> Self:
+        """Open or make the table in *directory*."""
+        return cls(directory, durable=durable)
+
+    def close(self) -> None:
+        """Close the file; SQLite moves what stands in its log into the table."""
+        self.table.close()
+
+    def settle(self) -> None:
+        """Have the log at its full length, to be written over from its start."""
+        recycle_log(self.table, self.append)
+
+    def append(self, item: Item) -> object:
+        """Store one event."""
+        raise NotImplementedError
 
 
 def recycle_log(table: sqlite3.Connection, append: Callable[[Item], object]) -> None:
